@@ -1,0 +1,246 @@
+/*
+ * api_referrers.c - who refers to a digest (distribution-spec: listing referrers)
+ *
+ * The API when the registry has it, else the index under the tag sha256-<hex>.  One page is passed
+ * on as it is; several are put together into one index.  An answer with status 200 that is not an
+ * index (some registries send web pages) counts as "no API".
+ */
+#include "registry/api_priv.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "registry/oci_write.h"
+#include "util/clock.h"
+
+#define REFERRER_PAGES_MAX 1000
+
+#define _cleanup_reply_ _cleanup_(rg_reply_done)
+
+static errint_t no_memory(struct err *e)
+{
+	return err_set(e, ENOMEM, ERR_LOCAL, "out of memory while listing referrers");
+}
+
+/* --- memory of absent APIs --- */
+
+static bool api_is_absent(struct rg_api *a, const char *repo)
+{
+	const uint64_t *until;
+	LOCK_SCOPE(&a->lock);
+
+	until = hmap_gets(a->no_referrers, repo);
+	return until && *until > clock_mono_ns();
+}
+
+/* Failure to remember costs one request later. */
+static void remember_absent(struct rg_api *a, const char *repo)
+{
+	_cleanup_free_ uint64_t *until = malloc(sizeof(*until));
+	struct hmap *fresh;
+	LOCK_SCOPE(&a->lock);
+
+	if (!until)
+		return;
+	if (hmap_count(a->no_referrers) >= API_REFERRERS_MEMORY_MAX) {
+		fresh = hmap_new(free);
+		if (!fresh)
+			return;
+		(void)hmap_free(a->no_referrers);
+		a->no_referrers = fresh;
+	}
+	*until = clock_mono_ns() + API_REFERRERS_MEMORY_NS;
+	if (hmap_puts(a->no_referrers, repo, until) == 0)
+		(void)steal_ptr(&until);
+}
+
+/* --- composing --- */
+
+struct collector {
+	struct buf index;	/* several pages: composed */
+	size_t n;
+	unsigned pages;
+};
+
+static void collector_done(struct collector *k)
+{
+	buf_done(&k->index);
+}
+
+static errint_t compose_error(const struct buf *b, struct err *e)
+{
+	if (buf_check(b) == -EFBIG)
+		return err_set(e, EFBIG, ERR_LIMIT, "more than %u bytes of referrers",
+			       OCI_MANIFEST_MAX);
+	return buf_check(b) < 0 ? no_memory(e) : 0;
+}
+
+static errint_t add_children(struct collector *k, const struct oci_manifest *m, struct err *e)
+{
+	if (k->n + m->n_children > OCI_CHILDREN_MAX)
+		return err_set(e, EFBIG, ERR_LIMIT, "more than %d referrers", OCI_CHILDREN_MAX);
+	for (size_t i = 0; i < m->n_children; i++)
+		index_add(&k->index, &m->children[i], k->n++ == 0);
+	return compose_error(&k->index, e);
+}
+
+static errint_t parse_index(struct rg_api *a, const struct buf *body, const char *type,
+			    const char *what, struct oci_manifest **ret, struct err *e)
+{
+	errint_t r = oci_manifest_parse(buf_str(body), body->len, type, ret, e);
+
+	if (r == 0 && (*ret)->kind != OCI_INDEX) {
+		*ret = oci_manifest_free(*ret);
+		r = err_set(e, EIO, ERR_INPUT, "not an index");
+	}
+	if (r == -EINVAL || r == -EOPNOTSUPP || r == -EIO)
+		return api_bad_answer(a, what, e);
+	return r;
+}
+
+static errint_t take_page(struct rg_api *a, struct collector *k, struct rg_reply *reply,
+			  const char *what, struct err *e)
+{
+	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	errint_t r = parse_index(a, &reply->body, reply->content_type, what, &m, e);
+
+	if (r < 0)
+		return r;
+	if (++k->pages == 1 && !reply->link_next) {
+		buf_done(&k->index);
+		k->index = reply->body;
+		reply->body = (struct buf)BUF_INIT(k->index.max);
+		return 0;
+	}
+	if (k->pages == 1)
+		index_begin(&k->index);
+	r = add_children(k, m, e);
+	if (r == 0 && !reply->link_next)
+		index_end(&k->index);
+	return r < 0 ? r : compose_error(&k->index, e);
+}
+
+/* --- the API --- */
+
+/* Does this first answer mean that there is no such API?  *ret_remember: for a while. */
+static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *ret_remember)
+{
+	struct err words = { 0 };
+
+	*ret_remember = true;
+	if (reply->status == 200)
+		return !reply->content_type || strcmp(reply->content_type, OCI_TYPE_INDEX) != 0;
+	if (reply->status == 405 || reply->status == 501)
+		return true;
+	if (reply->status != 404 && reply->status != 400)
+		return false;
+	(void)rg_errmap(reply, rg_host_name(a->host), "referrers", &words);
+	*ret_remember = reply->status == 404 && strcmp(words.code, "NAME_UNKNOWN") != 0 &&
+			strcmp(words.code, "MANIFEST_UNKNOWN") != 0;
+	return true;
+}
+
+/* 1: no API (ask the tag), 0: more pages may follow (reply->link_next), negative: failed. */
+static int get_page(struct rg_api *a, const char *repo, const char *path, char **url,
+		    struct collector *k, const char *what, struct cancel *c, struct err *e)
+{
+	_cleanup_reply_ struct rg_reply reply = { 0 };
+	struct rg_call call = {
+		.method = "GET", .repo = repo, .path = path, .next_url = *url,
+		.accept = OCI_TYPE_INDEX, .max_body = OCI_MANIFEST_MAX,
+	};
+	bool remember;
+	int r = rg_transport_call(a->host, &call, &reply, c, e);
+
+	if (r < 0)
+		return r;
+	if (k->pages == 0 && means_absent(a, &reply, &remember)) {
+		if (remember)
+			remember_absent(a, repo);
+		return 1;
+	}
+	if (reply.status != 200)
+		return rg_errmap(&reply, rg_host_name(a->host), what, e);
+	r = take_page(a, k, &reply, what, e);
+	free(*url);
+	*url = r == 0 ? steal_ptr(&reply.link_next) : NULL;
+	return r;
+}
+
+static int by_api(struct rg_api *a, const char *repo, const char *digest, const char *what,
+		  struct buf *ret, struct cancel *c, struct err *e)
+{
+	_cleanup_(collector_done) struct collector k = { .index = BUF_INIT(OCI_MANIFEST_MAX) };
+	char path[sizeof("referrers/") + DIGEST_TEXT_MAX];
+	_cleanup_free_ char *url = NULL;
+	int r;
+
+	(void)snprintf(path, sizeof(path), "referrers/%s", digest);
+	do {
+		_cleanup_free_ char *before = url ? strdup(url) : NULL;
+
+		r = get_page(a, repo, path, &url, &k, what, c, e);
+		if (r == 0 && url && before && strcmp(url, before) == 0)
+			return err_set(e, EIO, ERR_INPUT,
+				       "%s: the pages of %s go round in a circle",
+				       rg_host_name(a->host), what);
+	} while (r == 0 && url && k.pages < REFERRER_PAGES_MAX);
+	if (r != 0)
+		return r;
+	if (url)
+		return err_set(e, EFBIG, ERR_LIMIT, "%s have too many pages", what);
+	buf_done(ret);
+	*ret = k.index;
+	k.index = (struct buf)BUF_INIT(OCI_MANIFEST_MAX);
+	return 0;
+}
+
+/* --- the tag --- */
+
+static errint_t empty_index(struct buf *ret, struct err *e)
+{
+	buf_done(ret);
+	buf_init(ret, OCI_MANIFEST_MAX);
+	index_begin(ret);
+	index_end(ret);
+	return buf_check(ret) < 0 ? no_memory(e) : 0;
+}
+
+static errint_t by_tag(struct rg_api *a, const char *repo, const struct digest *d,
+		       const char *what, struct buf *ret, struct cancel *c, struct err *e)
+{
+	_cleanup_(rg_manifest_done) struct rg_manifest m = { 0 };
+	_cleanup_(oci_manifest_freep) struct oci_manifest *parsed = NULL;
+	char tag[REF_TAG_MAX + 1], hex[DIGEST_TEXT_MAX];
+	struct err mine = { 0 };
+	errint_t r;
+
+	(void)snprintf(tag, sizeof(tag), "%.32s-%.64s", digest_alg_name(d), digest_hex(d, hex));
+	r = rg_api_get_manifest(a, repo, tag, &m, c, &mine);
+	if (r == -ENOENT && mine.cls == ERR_NOTFOUND)
+		return empty_index(ret, e);
+	if (r == 0)
+		r = parse_index(a, &m.bytes, m.media_type, what, &parsed, &mine);
+	if (r < 0) {
+		if (e)
+			*e = mine;
+		return err_wrap(e, r, "referrers under the tag %.20s..", tag);
+	}
+	buf_done(ret);
+	*ret = m.bytes;
+	m.bytes = (struct buf)BUF_INIT(OCI_MANIFEST_MAX);
+	return 0;
+}
+
+errint_t rg_api_list_referrers(struct rg_api *a, const char *repo, const struct digest *d,
+			       struct buf *ret_index, struct cancel *c, struct err *e)
+{
+	char what[API_WHAT_MAX], digest[DIGEST_TEXT_MAX];
+	int r = 1;
+
+	digest_text(d, digest);
+	(void)snprintf(what, sizeof(what), "the referrers of %s in %s", digest, repo);
+	if (!api_is_absent(a, repo))
+		r = by_api(a, repo, digest, what, ret_index, c, e);
+	return r > 0 ? by_tag(a, repo, d, what, ret_index, c, e) : r;
+}

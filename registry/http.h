@@ -1,0 +1,76 @@
+/*
+ * http.h - the network engine: one thread that owns libcurl (private to registry/)
+ *
+ * http_perform blocks its caller for one exchange: no redirects, no authentication, no retries
+ * (transport.c and auth.c do these).  Body bytes cross from the network thread to the caller in a
+ * bounded ring, so the head function and the sink run on the caller's thread and a slow sink slows
+ * the server down, not the memory up.
+ *
+ * Time: connecting is bounded by the connect timeout; after that the server must keep sending.  A
+ * transfer that is paused because its caller is busy is not the server's fault and does not count.
+ * There is no bound on the whole, since layers have any size.
+ */
+#pragma once
+
+#include "registry/transport.h"
+
+#define HTTP_HEADERS_MAX (64u << 10)		/* bytes of all response headers */
+#define HTTP_HEADER_LINES_MAX 256
+#define HTTP_ERROR_BODY_MAX (64u << 10)		/* of a status >= 300; the rest is not read */
+#define HTTP_SMALL_PER_HOST 16			/* requests at once in the small lane */
+#define HTTP_BLOBS_PER_HOST 8			/* default for the blob lane */
+
+struct http;
+
+/* Files and PEM text are borrowed for the duration of the call. */
+struct http_tls {
+	const char *ca_pem;	/* trusted besides the system's; NULL = none */
+	const char *cert, *key;	/* client pair, file names; NULL = none */
+	bool insecure;		/* certificates are not checked */
+};
+
+struct http_res {
+	int status;
+	char *headers;		/* "Name: value" lines, each ended by NUL */
+	size_t headers_len;
+	struct buf body;	/* what was not given to the sink */
+	uint64_t sunk;
+	bool peer_loopback;	/* the answer came from this machine */
+};
+
+/* Sees status and headers before any body byte: 1 = body to the sink, 0 = to res->body, negative =
+ * give up with this error. */
+typedef errint_t (*http_head_fn)(void *ctx, const struct http_res *res, struct err *e);
+
+struct http_req {
+	const char *method;		/* "GET", "HEAD", "POST" */
+	const char *url;		/* from url_add */
+	const char *host;		/* host[:port] for messages and for the lane */
+	const char *const *headers;	/* "Name: value" */
+	size_t n_headers;
+	const char *body;		/* POST: a form; may be secret */
+	enum rg_lane lane;
+	const struct http_tls *tls;	/* NULL = system defaults */
+	uint64_t connect_timeout_ns;	/* 0: the engine's */
+	bool no_link_local;		/* refuse to connect to such addresses, whatever the name */
+	bool no_loopback;
+	size_t max_body;		/* ceiling of a buffered body: -EFBIG */
+	http_head_fn on_head;		/* or NULL */
+	rg_sink_fn sink;
+	void *ctx;			/* of both */
+};
+
+/* Timeouts, lane width and the switch for certificates come from opts. */
+errint_t http_new(const struct rg_opts *opts, struct http **ret, struct err *e) _must_check_;
+/* Ends every transfer with -ECANCELED, waits for their callers, joins the thread. */
+struct http *http_stop(struct http *h);
+
+/* res is zeroed or from an earlier call (and then emptied first); http_res_done in any case. */
+errint_t http_perform(struct http *h, const struct http_req *req, struct http_res *res,
+		      struct cancel *c, struct err *e) _must_check_;
+void http_res_done(struct http_res *res);
+
+/* The value of the next header of that name, NULL when there are no more; *it starts at 0. */
+const char *http_header_next(const struct http_res *res, const char *name, size_t *it);
+/* The first of that name. */
+const char *http_header(const struct http_res *res, const char *name);
