@@ -1,0 +1,113 @@
+/*
+ * cache.h - verified bytes by digest, and what is derived from them
+ *
+ * The cache keeps manifests, blobs, layers (table of contents, checkpoints, inflated spans), merged
+ * trees and small name -> digest notes in one directory, within limits, across restarts.  It knows
+ * no registry: whoever wants a digest brings a ca_source that can produce its bytes.
+ *
+ * What it returns has been verified against its digest (or, for a span fetched again, against the
+ * SHA-256 that was taken while the whole layer was being verified).  Nothing unverified is ever
+ * published; nothing corrupt is ever returned: a damaged entry is dropped, counted, fetched again.
+ *
+ * Two kinds of calls.  *_get and *_read look at memory and local disk only, are quick, may run on
+ * FUSE threads, and answer -ENOENT/-ENODATA when something has to be fetched.  *_fill block on the
+ * source and run on I/O pool threads; concurrent fills of one thing are wasteful but harmless (the
+ * caller shares them by flight.h).  After a fill returned 0, the matching get succeeds, also when
+ * the disk is full or broken: then the result is kept in memory, within CA_MEMORY_MAX.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cache/tree.h"
+#include "util/buf.h"
+#include "util/cancel.h"
+#include "util/digest.h"
+#include "util/err.h"
+
+#define CA_SPAN_BYTES (4u << 20)	/* of the uncompressed stream; the last span is shorter */
+#define CA_MEMORY_MAX (32u << 20)	/* what is kept in memory when the disk does not take it */
+
+struct ca_store;
+
+struct ca_opts {
+	const char *dir;	/* created 0700; absolute */
+	uint64_t max_bytes;	/* 0: 10 GiB */
+	uint64_t min_free;	/* bytes to leave free on the file system; 0: 1 GiB or 5 %, the smaller */
+};
+
+/* A directory that cannot be used is an error here; later troubles never are. */
+errint_t ca_store_new(const struct ca_opts *o, struct ca_store **ret, struct err *e) _must_check_;
+struct ca_store *ca_store_free(struct ca_store *s);
+const char *ca_store_dir(const struct ca_store *s);
+void ca_store_usage(struct ca_store *s, uint64_t *ret_used, uint64_t *ret_max);
+
+/* Where the bytes of a blob come from.  Blocking, any thread; bytes [off, off + len) in order,
+ * len 0 = to the end.  The sink's negative return aborts and is passed on. */
+typedef errint_t (*ca_sink_fn)(void *ctx, const void *data, size_t len, struct err *e);
+struct ca_source {
+	errint_t (*read)(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len,
+			 ca_sink_fn sink, void *sink_ctx, struct cancel *c, struct err *e);
+	void *ctx;
+};
+
+/* ---- manifests: exact bytes and media type, by digest ---------------------------------------- */
+errint_t ca_manifest_get(struct ca_store *s, const struct digest *d, struct buf *ret_bytes,
+			 char **ret_media_type, struct err *e) _must_check_;
+/* The bytes are checked against d here once more.  Failing to store is not an error. */
+void ca_manifest_put(struct ca_store *s, const struct digest *d, const void *bytes, size_t len,
+		     const char *media_type);
+
+/* ---- notes: small values by name ("tag HOST/app:1.0" -> digest), with the time of writing ---- */
+errint_t ca_note_get(struct ca_store *s, const char *name, struct buf *ret, int64_t *ret_written_s,
+		     struct err *e) _must_check_;
+void ca_note_put(struct ca_store *s, const char *name, const void *value, size_t len);
+
+/* ---- blobs: exact bytes --------------------------------------------------------------------- */
+struct ca_blob;
+/* -ENOENT: not here. */
+errint_t ca_blob_get(struct ca_store *s, const struct digest *d, uint64_t size, struct ca_blob **ret,
+		     struct err *e) _must_check_;
+/* Streams, verifies size and digest, keeps.  A blob that the disk does not take and that is larger
+ * than CA_MEMORY_MAX: -ENOSPC (LOCAL) saying so. */
+errint_t ca_blob_fill(struct ca_store *s, const struct digest *d, uint64_t size,
+		      const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
+struct ca_blob *ca_blob_ref(struct ca_blob *b);
+struct ca_blob *ca_blob_unref(struct ca_blob *b);
+DEFINE_CLEANUP(struct ca_blob *, ca_blob_unref)
+uint64_t ca_blob_size(const struct ca_blob *b);
+/* Up to len bytes; *ret_n < len only at the end.  -EBADMSG: found corrupt and dropped; get it again. */
+errint_t ca_blob_read(struct ca_blob *b, uint64_t off, void *dst, size_t len, size_t *ret_n,
+		      struct err *e) _must_check_;
+
+/* ---- layers: table of contents and random access to the uncompressed tar --------------------- */
+struct ca_layer;
+/* -ENOENT: not indexed yet.  Open layers are shared (one object per digest while referenced). */
+errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret,
+		      struct err *e) _must_check_;
+/* Streams the blob once: verifies size and digest, inflates, verifies diff_id (when not NULL),
+ * indexes, stores spans as far as the budget goes.  Uses the blob in the cache when it is there. */
+errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,
+		       const struct digest *diff_id, const struct ca_source *src, struct cancel *c,
+		       struct err *e) _must_check_;
+struct ca_layer *ca_layer_ref(struct ca_layer *l);
+struct ca_layer *ca_layer_unref(struct ca_layer *l);
+DEFINE_CLEANUP(struct ca_layer *, ca_layer_unref)
+struct tree *ca_layer_tree(struct ca_layer *l);		/* borrowed */
+uint64_t ca_layer_size(const struct ca_layer *l);	/* of the uncompressed tar */
+/* Reads from the uncompressed tar, at most up to the end of the span that holds off; *ret_n says
+ * how much.  -ENODATA: span *ret_span has to be filled first. */
+errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
+		       uint32_t *ret_span, struct err *e) _must_check_;
+/* Fetches one span again by Range from the nearest checkpoint and verifies it. */
+errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
+			    struct cancel *c, struct err *e) _must_check_;
+
+/* ---- merged trees, by manifest digest -------------------------------------------------------- */
+errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct tree **ret,
+		     struct err *e) _must_check_;
+/* Merges and keeps; local work only, but can take long for huge images: run it on a pool. */
+errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
+		       size_t n, struct tree **ret, struct err *e) _must_check_;

@@ -1,0 +1,304 @@
+/*
+ * layer.c - open layers: one object per digest, its tree, and reads of the uncompressed tar
+ *
+ * An open layer holds the object of kind CA_LAYER (for the checkpoint states, which are read when a
+ * span is filled again), the mapped tree, and the tables of units and spans.  The bytes of the tar
+ * are in objects of kind CA_SPAN; who misses one is told which.
+ *
+ * Open layers are found in one table for the process, by store and digest.  Its lock is a leaf; an
+ * open layer is immutable, so nothing else needs one.  All layers of a store must have been
+ * released before the store is freed.
+ */
+#include "cache/layer_priv.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cache/crc.h"
+#include "util/hmap.h"
+
+#define COPY_BYTES (256u << 10)
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct hmap *table;	/* of struct ca_layer, not owned; NULL when empty */
+
+/* ---- names */
+
+const char *layer_key(const struct digest *d, char out[static CA_KEY_MAX])
+{
+	const char *id = inflate_build_id();
+	size_t n;
+
+	(void)ca_digest_key(d, out);
+	n = strlen(out);
+	(void)snprintf(out + n, CA_KEY_MAX - n, "-%08x", crc32_add(0, id, strlen(id)));
+	return out;
+}
+
+const char *layer_span_key(const struct digest *d, uint32_t span, char out[static CA_KEY_MAX])
+{
+	size_t n;
+
+	(void)ca_digest_key(d, out);
+	n = strlen(out);
+	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u", span);
+	return out;
+}
+
+errint_t layer_check_cancel(struct cancel *c, struct err *e)
+{
+	return cancel_fired(c) ? err_set(e, ECANCELED, ERR_CANCELLED, "nobody waits for it any more") : 0;
+}
+
+/* ---- the table of open layers */
+
+struct table_key {
+	const struct ca_store *s;
+	char key[CA_KEY_MAX];
+};
+
+static void table_key_init(struct table_key *k, const struct ca_store *s, const char *key)
+{
+	*k = (struct table_key){ .s = s };
+	memcpy(k->key, key, strlen(key));
+}
+
+static struct ca_layer *table_get(const struct table_key *k)
+{
+	LOCK_SCOPE(&table_lock);
+	struct ca_layer *l = table ? hmap_get(table, k, sizeof(*k)) : NULL;
+
+	if (l)
+		l->refs++;
+	return l;
+}
+
+static void table_remove_locked(struct ca_layer *l)
+{
+	struct table_key k;
+
+	table_key_init(&k, l->s, l->key);
+	if (!table || hmap_get(table, &k, sizeof(k)) != l)
+		return;
+	(void)hmap_take(table, &k, sizeof(k));
+	if (hmap_count(table) == 0)
+		table = hmap_free(table);
+}
+
+/* Enters l, or returns the one that somebody else has entered in the meantime. */
+static struct ca_layer *table_put(const struct table_key *k, struct ca_layer *l)
+{
+	LOCK_SCOPE(&table_lock);
+	struct ca_layer *other = table ? hmap_get(table, k, sizeof(*k)) : NULL;
+
+	if (other) {
+		other->refs++;
+		return other;
+	}
+	if (!table)
+		table = hmap_new(NULL);
+	if (table)
+		(void)!hmap_put(table, k, sizeof(*k), l);	/* no memory: it is not shared */
+	return l;
+}
+
+struct ca_layer *ca_layer_ref(struct ca_layer *l)
+{
+	LOCK_SCOPE(&table_lock);
+	l->refs++;
+	return l;
+}
+
+static void layer_free(struct ca_layer *l)
+{
+	(void)tree_unref(l->tree);
+	(void)ca_object_unref(l->object);
+	layer_file_done(&l->file);
+	free(l);
+}
+
+struct ca_layer *ca_layer_unref(struct ca_layer *l)
+{
+	if (!l)
+		return NULL;
+	{
+		LOCK_SCOPE(&table_lock);
+		if (--l->refs > 0)
+			return NULL;
+		table_remove_locked(l);
+	}
+	layer_free(l);
+	return NULL;
+}
+
+void layer_condemn(struct ca_layer *l)
+{
+	ca_object_drop(l->s, CA_LAYER, l->key);
+	LOCK_SCOPE(&table_lock);
+	table_remove_locked(l);
+}
+
+/* ---- opening */
+
+static errint_t object_read(void *ctx, uint64_t off, void *dst, size_t len, struct err *e)
+{
+	return ca_object_read(ctx, off, dst, len, e);
+}
+
+static errint_t load(struct ca_layer *l, struct err *e)
+{
+	errint_t r = ca_object_verify(l->object, e);
+
+	if (r < 0)
+		return r;
+	r = layer_file_load(&l->file, ca_object_len(l->object), object_read, l->object, e);
+	if (r < 0)
+		return r;
+	int fd = ca_object_fd(l->object);
+	if (fd < 0)
+		return err_errno(e, ENOMEM, "mapping a layer");
+	return tree_open_fd(fd, (size_t)l->file.tree_len, &l->tree, e);
+}
+
+static errint_t layer_open(struct ca_store *s, const struct digest *d, const char *key,
+			   struct ca_layer **ret, struct err *e)
+{
+	struct ca_layer *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return err_errno(e, ENOMEM, "opening a layer");
+	_cleanup_(ca_layer_unrefp) struct ca_layer *guard = l;
+	l->s = s;
+	l->refs = 1;
+	l->digest = *d;
+	memcpy(l->key, key, strlen(key));
+	errint_t r = ca_object_open(s, CA_LAYER, key, &l->object, e);
+	if (r < 0)
+		return r;
+	r = load(l, e);
+	if (r == -EBADMSG) {
+		ca_object_drop(s, CA_LAYER, key);
+		return err_set(e, ENOENT, ERR_LOCAL, "the index of layer %s was damaged in the cache", key);
+	}
+	if (r == 0)
+		*ret = steal_ptr(&guard);
+	return r;
+}
+
+errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret, struct err *e)
+{
+	struct ca_layer *l = NULL;
+	struct table_key k;
+	char key[CA_KEY_MAX];
+
+	table_key_init(&k, s, layer_key(d, key));
+	*ret = table_get(&k);
+	if (*ret)
+		return 0;
+	errint_t r = layer_open(s, d, key, &l, e);
+	if (r < 0)
+		return r;
+	*ret = table_put(&k, l);
+	if (*ret != l)
+		(void)ca_layer_unref(l);
+	return 0;
+}
+
+struct tree *ca_layer_tree(struct ca_layer *l)
+{
+	return l->tree;
+}
+
+uint64_t ca_layer_size(const struct ca_layer *l)
+{
+	return l->file.size;
+}
+
+/* ---- reading */
+
+static errint_t span_open(struct ca_layer *l, uint32_t span, uint64_t len, struct ca_object **ret)
+{
+	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
+	char key[CA_KEY_MAX];
+	errint_t r = ca_object_open(l->s, CA_SPAN, layer_span_key(&l->digest, span, key), &o, NULL);
+
+	if (r < 0)
+		return r;
+	if (ca_object_len(o) != len) {
+		ca_object_drop(l->s, CA_SPAN, key);
+		return -EBADMSG;
+	}
+	*ret = steal_ptr(&o);
+	return 0;
+}
+
+errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
+		       uint32_t *ret_span, struct err *e)
+{
+	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
+
+	*ret_n = 0;
+	if (off >= l->file.size || !len)
+		return 0;
+	uint32_t span = (uint32_t)(off / CA_SPAN_BYTES);
+	uint64_t start = (uint64_t)span * CA_SPAN_BYTES;
+	uint64_t span_len = MIN_OF(l->file.size - start, (uint64_t)CA_SPAN_BYTES);
+	size_t n = (size_t)MIN_OF(len, start + span_len - off);
+	errint_t r = span_open(l, span, span_len, &o);
+	if (r == 0)
+		r = ca_object_read(o, off - start, dst, n, e);
+	if (r == -ENOENT || r == -EBADMSG) {
+		*ret_span = span;
+		return err_set(e, ENODATA, ERR_LOCAL, "span %u of layer %s is not in the cache", span, l->key);
+	}
+	if (r == 0)
+		*ret_n = n;
+	return r;
+}
+
+/* ---- where compressed bytes come from */
+
+/* Hands out what the cached blob has; *done counts it.  -EBADMSG: damaged from there on. */
+static errint_t blob_read(struct ca_blob *b, uint64_t off, uint64_t len, ca_sink_fn sink, void *ctx,
+			  struct cancel *c, uint64_t *done, struct err *e)
+{
+	_cleanup_free_ char *p = malloc(COPY_BYTES);
+
+	if (!p)
+		return err_errno(e, ENOMEM, "reading a blob");
+	while (*done < len) {
+		size_t n = 0;
+		errint_t r = layer_check_cancel(c, e);
+
+		if (r == 0 && ca_blob_read(b, off + *done, p, (size_t)MIN_OF(len - *done, COPY_BYTES), &n,
+					   NULL) < 0)
+			return -EBADMSG;
+		if (r == 0)
+			r = sink(ctx, p, n, e);
+		if (r < 0)
+			return r == -EBADMSG ? -EIO : r;
+		*done += n;
+	}
+	return 0;
+}
+
+errint_t layer_source_read(struct ca_store *s, const struct digest *d, uint64_t size, uint64_t off,
+			   uint64_t len, const struct ca_source *src, ca_sink_fn sink, void *ctx,
+			   struct cancel *c, struct err *e)
+{
+	_cleanup_(ca_blob_unrefp) struct ca_blob *b = NULL;
+	uint64_t done = 0;
+
+	len = len ? len : size - off;
+	if (ca_blob_get(s, d, size, &b, NULL) == 0) {
+		errint_t r = blob_read(b, off, len, sink, ctx, c, &done, e);
+
+		if (r != -EBADMSG)
+			return r;
+	}
+	if (!src)
+		return err_set(e, ENOENT, ERR_LOCAL, "the blob is not in the cache");
+	off += done;
+	len = off + (len - done) == size ? 0 : len - done;
+	return src->read(src->ctx, d, size, off, len, sink, ctx, c, e);
+}

@@ -1,0 +1,404 @@
+/*
+ * layer_fill.c - indexing a layer: everything that can be learned from streaming its blob once
+ *
+ *	source -> SHA of the blob, hash of the unit -> inflate -> SHA of the tar (diff id)
+ *		-> tar reader -> tree builder
+ *		-> spans (temp files), CRC of each
+ *		-> checkpoints
+ *
+ * The blob's digest decides about everything.  Hence damage found while decoding does not end the
+ * pass: the rest is still hashed, and only if the blob is what it should be, the layer is to blame
+ * (class INPUT or LIMIT, fetching it again will not help), else the transfer (INTEGRITY).  When all
+ * is right, spans are published first and the layer object, which makes them reachable, last.
+ *
+ * Checkpoints stand at multiples of CA_SPAN_BYTES where the decoder can make one anywhere, else at the
+ * first opportunity from CHECKPOINT_SLACK before such a multiple (zlib) or every FRAME_SPACING (zstd).
+ * When the states outgrow LAYER_STATES_MAX, every other one is dropped: a running fill has bounded
+ * memory, and very large layers have coarser access.  Memory: input block, piece, queue (1 MiB),
+ * states (4 MiB), and the tree builder.
+ *
+ * Threads: the caller's, and where a core is likely to be idle a second one for the diff id, the span
+ * CRCs and the writing (layer_side.h), which is about half of the work.
+ */
+#include <string.h>
+
+#include "cache/crc.h"
+#include "cache/layer_priv.h"
+#include "cache/layer_side.h"
+#include "cache/tar.h"
+#include "util/stats.h"
+
+_Static_assert(SIDE_PIECE_BYTES >= INFLATE_PIECE, "a piece fits a slot");
+
+#define INPUT_BLOCK (128u << 10)	/* small pieces from the source are collected to this */
+#define CHECKPOINT_SLACK INFLATE_PIECE
+#define FRAME_SPACING (CA_SPAN_BYTES / 8)	/* zstd: a frame's start needs no state, so have more */
+
+struct fill {
+	const struct digest *want, *want_diff;
+	uint64_t size, got;
+	struct cancel *cancel;
+	struct digest_ctx *sum, *diff, *unit_sum;
+	struct inflate *z;
+	struct tar_reader *tar;
+	struct tree_builder *tree;
+	struct side *side;	/* NULL: no second thread */
+	struct span_set spans;	/* these, diff and file.crcs: the second thread's until it has ended */
+	bool no_memory;
+	struct layer_file file;
+	size_t cap_units, cap_crcs;
+	struct buf states;
+	uint32_t stride;	/* every stride-th unit has a state */
+	uint64_t next_point;	/* where the next checkpoint is due, inflated; 0: to be decided */
+	const uint8_t *cur;	/* what is being decoded; cur_off: its place in the blob */
+	uint64_t cur_off;
+	uint64_t unit_hashed;	/* so far the units' hashes have come */
+	uint8_t *block;
+	size_t block_len;
+	errint_t broken;	/* decoding has failed; why says how */
+	struct err why;
+};
+
+/* ---- units and checkpoints */
+
+/* The present unit's hash up to `to` in the blob. */
+static void hash_unit(struct fill *f, uint64_t to)
+{
+	digest_ctx_add(f->unit_sum, f->cur + (f->unit_hashed - f->cur_off), (size_t)(to - f->unit_hashed));
+	f->unit_hashed = to;
+}
+
+static void end_unit(struct fill *f)
+{
+	struct layer_unit *u = &f->file.units[f->file.n_units - 1];
+	struct digest d;
+
+	digest_ctx_end(f->unit_sum, &d);
+	digest_ctx_reset(f->unit_sum);
+	memcpy(u->sha256, d.raw, sizeof(u->sha256));
+}
+
+static struct layer_unit *grow_units(struct fill *f)
+{
+	if (f->file.n_units == f->cap_units) {
+		size_t cap = f->cap_units * 2 + 64;
+		struct layer_unit *p = realloc(f->file.units, cap * sizeof(*p));
+
+		if (!p || cap > LAYER_UNITS_MAX)
+			return NULL;
+		f->file.units = p;
+		f->cap_units = cap;
+	}
+	return &f->file.units[f->file.n_units];
+}
+
+/* Drops every other state and moves the rest together. */
+static void thin_states(struct fill *f)
+{
+	size_t len = 0;
+
+	f->stride *= 2;
+	for (uint32_t i = 0; i < f->file.n_units; i++) {
+		struct layer_unit *u = &f->file.units[i];
+
+		if (u->state_len && i % f->stride) {
+			u->has_state = false;
+			u->state_len = 0;
+		}
+		if (u->state_len)
+			memmove(f->states.data + len, f->states.data + u->state_off, u->state_len);
+		u->state_off = len;
+		len += u->state_len;
+	}
+	f->states.len = len;
+}
+
+static uint64_t point_after(const struct fill *f, uint64_t out)
+{
+	uint64_t slack = inflate_anywhere(f->z) ? 0 : CHECKPOINT_SLACK;
+
+	if (inflate_format(f->z) == INFLATE_ZSTD)
+		return out + FRAME_SPACING;
+	return (out + slack) / CA_SPAN_BYTES * CA_SPAN_BYTES + CA_SPAN_BYTES - slack;
+}
+
+static errint_t checkpoint(struct fill *f, struct err *e)
+{
+	struct layer_unit u = { .state_off = f->states.len, .has_state = true };
+
+	if (!f->next_point)
+		f->next_point = point_after(f, 0);
+	if (inflate_out(f->z) < f->next_point || !inflate_checkpoint(f->z, &u.in, &u.out, &f->states))
+		return 0;
+	u.state_len = (uint32_t)(f->states.len - u.state_off);
+	if (f->file.n_units % f->stride && u.state_len) {
+		f->states.len = u.state_off;
+		u.has_state = false;
+		u.state_len = 0;
+	}
+	struct layer_unit *p = grow_units(f);
+	if (!p)
+		return err_errno(e, ENOMEM, "indexing a layer");
+	hash_unit(f, u.in);
+	end_unit(f);
+	*p = u;
+	f->file.n_units++;
+	f->next_point = point_after(f, u.out);
+	if (f->states.len > LAYER_STATES_MAX)
+		thin_states(f);
+	return 0;
+}
+
+/* ---- the inflated side */
+
+static bool grow_crcs(struct fill *f, size_t span)
+{
+	size_t cap = span * 2 + 64;
+	uint32_t *p = realloc(f->file.crcs, cap * sizeof(*p));
+
+	if (!p)
+		return false;
+	memset(p + f->cap_crcs, 0, (cap - f->cap_crcs) * sizeof(*p));
+	f->file.crcs = p;
+	f->cap_crcs = cap;
+	return true;
+}
+
+/* What can be done by another thread: uses diff, spans, crcs and no_memory only. */
+static void inflated_side(void *ctx, uint64_t off, const void *data, size_t len)
+{
+	struct fill *f = ctx;
+	size_t span = (size_t)(off / CA_SPAN_BYTES);
+
+	if (f->diff)
+		digest_ctx_add(f->diff, data, len);
+	span_set_add(&f->spans, off, data, len);
+	if (span >= f->cap_crcs && !grow_crcs(f, span))
+		f->no_memory = true;
+	else
+		f->file.crcs[span] = crc32_add(f->file.crcs[span], data, len);
+}
+
+static errint_t tar_entry(void *ctx, const struct tree_entry *en, struct err *e)
+{
+	return tree_builder_add(ctx, en, e);
+}
+
+static errint_t inflated(void *ctx, const void *data, size_t len, struct err *e)
+{
+	struct fill *f = ctx;
+	uint64_t off = inflate_out(f->z) - len;
+
+	if (!f->side && off == INFLATE_PIECE)	/* small layers are not worth a thread */
+		f->side = side_new(inflated_side, f);
+	if (f->side)
+		side_push(f->side, off, data, len);
+	else
+		inflated_side(f, off, data, len);
+	errint_t r = tar_reader_push(f->tar, data, len, e);
+	return r < 0 ? r : checkpoint(f, e);
+}
+
+/* ---- the compressed side */
+
+static bool is_content_error(errint_t r)
+{
+	return r == -EBADMSG || r == -EINVAL || r == -EFBIG;
+}
+
+static errint_t decoded(struct fill *f, errint_t r, const struct err *why, struct err *e)
+{
+	if (r == 0)
+		return 0;
+	if (is_content_error(r) && !f->broken) {
+		f->broken = r;
+		f->why = *why;
+		return 0;
+	}
+	if (e)
+		*e = *why;
+	return r;
+}
+
+static errint_t decode(struct fill *f, const uint8_t *p, size_t len, struct err *e)
+{
+	struct err why = { 0 };
+
+	if (f->broken)
+		return 0;
+	f->cur = p;
+	f->cur_off = f->unit_hashed;
+	errint_t r = decoded(f, inflate_push(f->z, p, len, &why), &why, e);
+	if (r == 0 && !f->broken)
+		hash_unit(f, f->cur_off + len);
+	return r;
+}
+
+static errint_t flush_block(struct fill *f, struct err *e)
+{
+	size_t len = f->block_len;
+
+	f->block_len = 0;
+	return len ? decode(f, f->block, len, e) : 0;
+}
+
+static errint_t integrity(const struct fill *f, const char *what, struct err *e)
+{
+	char name[DIGEST_TEXT_MAX];
+
+	stat_inc(STAT_INTEGRITY_FAILURES);
+	return err_set(e, EIO, ERR_INTEGRITY, "layer %s %s", digest_text(f->want, name), what);
+}
+
+static errint_t fill_sink(void *ctx, const void *data, size_t len, struct err *e)
+{
+	struct fill *f = ctx;
+	errint_t r = layer_check_cancel(f->cancel, e);
+
+	if (r == 0 && len > f->size - f->got)
+		r = integrity(f, "is longer than its descriptor says", e);
+	if (r < 0)
+		return r;
+	f->got += len;
+	digest_ctx_add(f->sum, data, len);
+	if (f->block_len + len > INPUT_BLOCK)
+		r = flush_block(f, e);
+	if (r < 0)
+		return r;
+	if (len >= INPUT_BLOCK / 2)
+		return f->block_len ? flush_block(f, e) ?: decode(f, data, len, e) : decode(f, data, len, e);
+	memcpy(f->block + f->block_len, data, len);
+	f->block_len += len;
+	return 0;
+}
+
+/* ---- the end */
+
+static errint_t end_streams(struct fill *f, struct err *e)
+{
+	struct err why = { 0 };
+	errint_t r = flush_block(f, e);
+
+	if (r == 0 && !f->broken) {
+		r = inflate_end(f->z, &why);
+		if (r == 0)
+			r = tar_reader_end(f->tar, &why);
+		r = decoded(f, r, &why, e);
+	}
+	f->side = side_end(f->side);
+	return r == 0 && f->no_memory ? err_errno(e, ENOMEM, "indexing a layer") : r;
+}
+
+/* Is the blob what it should be?  Then: is the layer? */
+static errint_t verify(struct fill *f, struct err *e)
+{
+	struct digest d;
+	char name[DIGEST_TEXT_MAX];
+
+	if (f->got < f->size)
+		return integrity(f, "is shorter than its descriptor says", e);
+	digest_ctx_end(f->sum, &d);
+	if (!digest_eq(&d, f->want))
+		return integrity(f, "does not match its digest", e);
+	if (f->broken) {
+		int eno = f->broken == -EFBIG ? EFBIG : EIO;
+		enum err_class cls = f->why.cls == ERR_LIMIT ? ERR_LIMIT : ERR_INPUT;
+
+		return err_set(e, eno, cls, "layer %s: %s", digest_text(f->want, name), f->why.msg);
+	}
+	if (!f->diff)
+		return 0;
+	digest_ctx_end(f->diff, &d);
+	if (!digest_eq(&d, f->want_diff))
+		return integrity(f, "does not inflate to its diff id", e);
+	f->file.diff_id = d;
+	return 0;
+}
+
+static errint_t store(struct fill *f, struct ca_store *s, struct err *e)
+{
+	_cleanup_buf_ struct buf image = BUF_INIT(LAYER_TREE_MAX);
+	char key[CA_KEY_MAX];
+
+	errint_t r = tree_builder_finish(f->tree, &image, e);
+	if (r < 0)
+		return r;
+	image.max = LAYER_IMAGE_MAX;
+	end_unit(f);
+	f->file.format = inflate_format(f->z);
+	f->file.size = inflate_out(f->z);
+	f->file.packed = f->size;
+	f->file.n_spans = layer_spans(f->file.size);
+	r = layer_file_finish(&f->file, &f->states, &image);
+	if (r < 0)
+		return err_errno(e, -r, "indexing a layer");
+	span_set_publish(&f->spans);
+	r = ca_object_put(s, CA_LAYER, layer_key(f->want, key), image.data, image.len, e);
+	if (r < 0)
+		return r;
+	stat_inc(STAT_LAYERS_INDEXED);
+	stat_add(STAT_LAYER_BYTES_IN, (int64_t)f->size);
+	stat_add(STAT_LAYER_BYTES_OUT, (int64_t)f->file.size);
+	return 0;
+}
+
+static errint_t run(struct fill *f, struct ca_store *s, const struct ca_source *src, struct err *e)
+{
+	errint_t r = layer_source_read(s, f->want, f->size, 0, 0, src, fill_sink, f, f->cancel, e);
+
+	if (r == 0)
+		r = end_streams(f, e);
+	if (r == 0)
+		r = verify(f, e);
+	return r < 0 ? r : store(f, s, e);
+}
+
+/* ---- */
+
+static bool fill_init(struct fill *f, struct ca_store *s)
+{
+	f->sum = digest_ctx_new(f->want->alg);
+	f->unit_sum = digest_ctx_new(DIGEST_SHA256);
+	f->diff = f->want_diff ? digest_ctx_new(f->want_diff->alg) : NULL;
+	f->z = inflate_new(inflated, f);
+	f->tree = tree_builder_new();
+	f->tar = f->tree ? tar_reader_new(tar_entry, f->tree) : NULL;
+	f->block = malloc(INPUT_BLOCK);
+	f->stride = 1;
+	buf_init(&f->states, LAYER_STATES_MAX + 2 * INFLATE_STATE_MAX);
+	span_set_init(&f->spans, s, f->want);
+	if (!f->sum || !f->unit_sum || (f->want_diff && !f->diff) || !f->z || !f->tar || !f->block)
+		return false;
+	struct layer_unit *u = grow_units(f);
+	if (!u)
+		return false;
+	*u = (struct layer_unit){ .has_state = true };
+	f->file.n_units = 1;
+	return true;
+}
+
+static void fill_done(struct fill *f)
+{
+	(void)side_end(f->side);
+	span_set_done(&f->spans);
+	layer_file_done(&f->file);
+	buf_done(&f->states);
+	free(f->block);
+	(void)tar_reader_free(f->tar);
+	(void)tree_builder_free(f->tree);
+	(void)inflate_free(f->z);
+	(void)digest_ctx_free(f->diff);
+	(void)digest_ctx_free(f->unit_sum);
+	(void)digest_ctx_free(f->sum);
+}
+
+errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,
+		       const struct digest *diff_id, const struct ca_source *src, struct cancel *c,
+		       struct err *e)
+{
+	struct fill f = { .want = d, .want_diff = diff_id, .size = size, .cancel = c };
+	errint_t r = fill_init(&f, s) ? run(&f, s, src, e) : err_errno(e, ENOMEM, "indexing a layer");
+
+	fill_done(&f);
+	return r;
+}

@@ -1,0 +1,53 @@
+/*
+ * layer_priv.h - what layer.c, layer_fill.c and layer_span.c share
+ */
+#pragma once
+
+#include "cache/layer_file.h"
+#include "cache/store.h"
+
+struct ca_layer {
+	struct ca_store *s;
+	unsigned refs;			/* under the lock of layer.c's table */
+	char key[CA_KEY_MAX];		/* of the layer object */
+	struct digest digest;
+	struct layer_file file;
+	struct ca_object *object;	/* for the states */
+	struct tree *tree;
+};
+
+/* Layer object and span object of a digest. */
+const char *layer_key(const struct digest *d, char out[static CA_KEY_MAX]);
+const char *layer_span_key(const struct digest *d, uint32_t span, char out[static CA_KEY_MAX]);
+
+/* The object has turned out wrong although its checksums hold: drops it, and nobody gets l any more. */
+void layer_condemn(struct ca_layer *l);
+
+/* -ECANCELED when c has fired. */
+errint_t layer_check_cancel(struct cancel *c, struct err *e);
+
+/* Bytes [off, off + len) of a blob, from the cache when it is there whole, else from src. */
+errint_t layer_source_read(struct ca_store *s, const struct digest *d, uint64_t size, uint64_t off,
+			   uint64_t len, const struct ca_source *src, ca_sink_fn sink, void *ctx,
+			   struct cancel *c, struct err *e) _must_check_;
+
+/* ---- spans on their way to the disk (layer_span.c)
+ *
+ * Written while the bytes come, published when they have been verified.  Once the disk does not take
+ * one, no more are written; that is no error.
+ */
+struct span_set {
+	struct ca_store *s;
+	const struct digest *digest;
+	uint64_t since;			/* stamp before the first one: they do not evict each other */
+	struct ca_writer *writer;	/* of the present span, or NULL */
+	struct ca_writer **sealed;
+	size_t n_sealed, cap;
+	bool stopped;
+};
+
+void span_set_init(struct span_set *p, struct ca_store *s, const struct digest *d);
+/* off: where data belong in the uncompressed tar.  A piece never crosses two spans. */
+void span_set_add(struct span_set *p, uint64_t off, const void *data, size_t len);
+void span_set_publish(struct span_set *p);
+void span_set_done(struct span_set *p);	/* drops what is not published */
