@@ -1,0 +1,403 @@
+/*
+ * kind_tree.c - rootfs/ and layers/NN/: a file tree served out of its compact image
+ *
+ * One node stands for the whole tree; sub is the number of a file in it.  Nothing is allocated per
+ * file, names and attributes come from the mapped image, and all of it may be cached for ever.
+ *
+ * The tree is fetched when somebody looks into it or asks for its root's attributes, not when the
+ * root is merely listed: `ls -l` of the directory above, which asks right after listing, gets
+ * plausible attributes that are good for a moment.
+ *
+ * Symbolic links are shown so that following them never leaves the tree (tree_link.h); with
+ * -o raw_links the image's bytes are shown.
+ */
+#include "fs/kinds.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+
+#include "fs/tree_link.h"
+#include "policy/policy.h"
+
+#define GUESS_TTL_NS 1000000000u	/* from a listing to the stat of what was listed */
+
+/* The tree behind a node; the reference is the caller's. */
+static errint_t find_tree(struct op *op, struct image_at *at, struct tree **ret)
+{
+	_cleanup_(image_unrefp) struct image *img = NULL;
+	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
+	errint_t r = image_at_need(op, at, &img);
+
+	if (r < 0)
+		return r;
+	if (at->merged)
+		return need_tree(op, img, ret);
+	r = need_layer(op, img, at->layer, &l);
+	if (r == 0)
+		*ret = tree_ref(ca_layer_tree(l));
+	return r;
+}
+
+static errint_t the_tree(struct op *op, const struct node *n, struct tree **ret)
+{
+	struct image_at *at = n->data;
+	struct tree *t = atomic_load(&at->tree), *none = NULL;
+	errint_t r;
+
+	if (!t) {
+		r = find_tree(op, at, &t);
+		if (r < 0)
+			return r;
+		if (!atomic_compare_exchange_strong(&at->tree, &none, t)) {
+			(void)tree_unref(t);
+			t = none;
+		}
+	}
+	*ret = tree_ref(t);
+	return 0;
+}
+
+static uint8_t dtype_of(enum tree_type t)
+{
+	switch (t) {
+	case TREE_DIR: return DT_DIR;
+	case TREE_REG: return DT_REG;
+	case TREE_SYMLINK: case TREE_LINK: return DT_LNK;
+	case TREE_CHR: return DT_CHR;
+	case TREE_BLK: return DT_BLK;
+	case TREE_FIFO: return DT_FIFO;
+	case TREE_UNSET: break;
+	}
+	return DT_UNKNOWN;
+}
+
+static uint32_t mode_of(const struct tree_attr *a)
+{
+	return (uint32_t)DTTOIF(dtype_of(a->type)) | a->mode;
+}
+
+/* ---- links ---- */
+
+static bool is_link(const struct tree_attr *a)
+{
+	return a->type == TREE_SYMLINK || a->type == TREE_LINK;
+}
+
+static bool shown_raw(const struct op *op, const struct tree_attr *a)
+{
+	return op->fs->config->raw_links && a->type == TREE_SYMLINK;
+}
+
+/* The file that name n stands for.  What a link shows depends on where its name is, so that each of
+ * several names is a file of its own, unless the image's bytes are shown. */
+static uint32_t file_of(const struct op *op, const struct tree_attr *a, uint32_t n)
+{
+	return is_link(a) && !shown_raw(op, a) ? n : a->ino;
+}
+
+static errint_t link_text(struct op *op, const struct tree *t, uint32_t sub, const struct tree_attr *a,
+			  struct buf *out)
+{
+	if (shown_raw(op, a))
+		return buf_add(out, a->target, a->target_len);
+	return tree_link_text(t, sub, out);
+}
+
+/* ---- attributes ---- */
+
+static errint_t fill_attr(struct op *op, const struct node *n, const struct tree *t, uint32_t sub,
+			  const struct tree_attr *a, struct fs_attr *ret)
+{
+	*ret = (struct fs_attr){
+		.ino = node_sub_ino(n, sub),
+		.mode = mode_of(a),
+		.nlink = a->nlink,
+		.uid = a->uid,
+		.gid = a->gid,
+		.size = a->size,
+		.mtime_s = a->mtime_s,
+		.mtime_ns = a->mtime_ns,
+		.rdev_major = a->rdev_major,
+		.rdev_minor = a->rdev_minor,
+		.ttl_ns = PO_FOREVER_NS,
+	};
+	if (is_link(a)) {
+		_cleanup_buf_ struct buf b = BUF_INIT(TREE_PATH_MAX);
+		errint_t r = link_text(op, t, sub, a, &b);
+
+		if (r < 0)
+			return r;
+		ret->size = b.len;
+		ret->mode |= a->type == TREE_LINK ? 0777 : 0;
+		ret->nlink = shown_raw(op, a) ? a->nlink : 1;
+	}
+	return 0;
+}
+
+/* What roots nearly always have. */
+static void guess_root_attr(struct op *op, const struct node *n, struct fs_attr *ret)
+{
+	synth_dir_attr(op, n, false, 0, op->type == OP_READDIRPLUS ? GUESS_TTL_NS : 0, ret);
+	ret->mode = S_IFDIR | 0755;
+	ret->uid = ret->gid = 0;
+}
+
+static errint_t tree_attr_of(struct op *op, struct node *n, uint32_t sub, struct fs_attr *ret)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	struct tree_attr a;
+	bool waits = op->no_wait;
+	errint_t r;
+
+	if (sub == TREE_ROOT && op->type != OP_GETATTR)
+		op->no_wait = true;
+	r = the_tree(op, n, &t);
+	op->no_wait = waits;
+	if (sub == TREE_ROOT && r == -EINPROGRESS && op->type != OP_GETATTR) {
+		guess_root_attr(op, n, ret);
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	if (sub >= tree_count(t))
+		return -ESTALE;
+	tree_get(t, sub, &a);
+	return fill_attr(op, n, t, sub, &a, ret);
+}
+
+static errint_t tree_find(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
+			  struct fs_entry *ret)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	struct tree_attr a;
+	uint32_t i;
+	errint_t r = the_tree(op, dir, &t);
+
+	if (r < 0)
+		return r;
+	ret->ttl_ns = PO_FOREVER_NS;
+	i = sub < tree_count(t) ? tree_lookup(t, sub, name, len) : TREE_NONE;
+	if (i == TREE_NONE)
+		return -ENOENT;
+	tree_get(t, i, &a);
+	ret->sub = file_of(op, &a, i);
+	r = fill_attr(op, dir, t, ret->sub, &a, &ret->attr);
+	if (r < 0)
+		return r;
+	ret->node = node_ref(dir);
+	return 0;
+}
+
+static void keep_tree(void *p)
+{
+	(void)tree_unref(p);
+}
+
+static errint_t tree_list(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	struct tree_attr d, a;
+	errint_t r = the_tree(op, dir, &t);
+
+	if (r < 0)
+		return r;
+	if (sub >= tree_count(t))
+		return -ESTALE;
+	tree_get(t, sub, &d);
+	for (uint32_t i = 0; i < d.n_children && r == 0; i++) {
+		uint32_t child = d.first_child + i;
+
+		tree_get(t, child, &a);
+		r = dirlist_add_borrowed(ret, a.name, a.name_len, node_sub_ino(dir, file_of(op, &a, child)),
+					 dtype_of(a.type), child);
+	}
+	ret->keep = steal_ptr(&t);
+	ret->keep_unref = keep_tree;
+	return r;
+}
+
+static errint_t tree_readlink(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	struct tree_attr a;
+	errint_t r = the_tree(op, n, &t);
+
+	if (r < 0)
+		return r;
+	if (sub >= tree_count(t))
+		return -ESTALE;
+	tree_get(t, sub, &a);
+	if (!is_link(&a))
+		return -EINVAL;
+	return link_text(op, t, sub, &a, ret);
+}
+
+/* ---- data ---- */
+
+static errint_t tree_open_file(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
+{
+	(void)op;
+	(void)n;
+	(void)sub;
+	(void)flags;
+	ret->keep_cache = true;
+	ret->cache_dir = true;
+	return 0;
+}
+
+static errint_t add_zeros(struct buf *ret, uint64_t n)
+{
+	errint_t r = buf_reserve(ret, n);
+
+	if (r < 0)
+		return r;
+	memset(ret->data + ret->len, 0, n);
+	ret->len += n;
+	ret->data[ret->len] = '\0';
+	return 0;
+}
+
+static errint_t read_sparse(struct op *op, struct image *img, const struct tree *t, uint32_t sub, size_t layer,
+			    uint64_t off, uint64_t end, struct buf *ret)
+{
+	struct tree_extent x;
+	errint_t r = 0;
+
+	for (size_t i = 0; r == 0 && off < end && tree_extent(t, sub, i, &x); i++) {
+		uint64_t n;
+
+		if (x.off + x.len <= off)
+			continue;
+		if (x.off > off) {
+			n = MIN_OF(x.off, end) - off;
+			r = add_zeros(ret, n);
+			off += n;
+		}
+		if (r < 0 || off >= end)
+			break;
+		n = MIN_OF(x.off + x.len, end) - off;
+		r = need_layer_data(op, img, layer, x.data_off + (off - x.off), n, ret);
+		off += n;
+	}
+	if (r == 0 && off < end)
+		r = add_zeros(ret, end - off);
+	return r;
+}
+
+static errint_t tree_read(struct op *op, struct node *n, uint32_t sub, struct handle *h, uint64_t off,
+			  size_t size, struct buf *ret)
+{
+	struct image_at *at = n->data;
+	_cleanup_(image_unrefp) struct image *img = NULL;
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	struct tree_attr a;
+	size_t layer;
+	errint_t r = image_at_need(op, at, &img);
+
+	(void)h;
+	if (r == 0)
+		r = the_tree(op, n, &t);
+	if (r < 0)
+		return r;
+	if (sub >= tree_count(t))
+		return -ESTALE;
+	tree_get(t, sub, &a);
+	if (a.type != TREE_REG)
+		return -EINVAL;
+	if (off >= a.size)
+		return 0;
+	size = MIN_OF(size, a.size - off);
+	layer = at->merged ? a.layer : at->layer;
+	if (a.flags & TREE_F_SPARSE)
+		return read_sparse(op, img, t, a.ino, layer, off, off + size, ret);
+	return need_layer_data(op, img, layer, a.data_off + off, size, ret);
+}
+
+/* ---- extended attributes: the image's own; ours answer to their names but are not listed, or
+ * `rsync -X` and `tar --xattrs` would copy them ---- */
+
+static errint_t own_xattr(struct op *op, const struct node *n, const struct tree_attr *a, const char *name,
+			  struct buf *ret)
+{
+	struct image_at *at = n->data;
+	_cleanup_(image_unrefp) struct image *img = NULL;
+	char text[DIGEST_TEXT_MAX];
+	size_t layer = at->merged ? a->layer : at->layer;
+	errint_t r;
+
+	if (strcmp(name, "user.oci.layer") != 0 && strcmp(name, "user.oci.layer_digest") != 0)
+		return -ENODATA;
+	r = image_at_need(op, at, &img);
+	if (r < 0)
+		return r;
+	if (a->type != TREE_REG || layer >= img->m->n_layers)
+		return -ENODATA;
+	if (strcmp(name, "user.oci.layer") == 0)
+		return buf_addf(ret, "%02zu", layer);
+	return buf_adds(ret, digest_text(&img->m->layers[layer].digest, text));
+}
+
+static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	const char *xn;
+	const void *xv;
+	size_t xn_len, xv_len, len = strlen(name);
+	struct tree_attr a;
+	bool waits = op->no_wait;
+	errint_t r;
+
+	/* `ls -l` asks every directory for its ACL: do not fetch an image for that. */
+	if (sub == TREE_ROOT)
+		op->no_wait = true;
+	r = the_tree(op, n, &t);
+	op->no_wait = waits;
+	if (r == -EINPROGRESS && sub == TREE_ROOT)
+		return -ENODATA;
+	if (r < 0)
+		return r;
+	if (sub >= tree_count(t))
+		return -ESTALE;
+	for (size_t i = 0; tree_xattr(t, sub, i, &xn, &xn_len, &xv, &xv_len); i++)
+		if (xn_len == len && memcmp(xn, name, len) == 0)
+			return buf_add(ret, xv, xv_len);
+	tree_get(t, sub, &a);
+	return own_xattr(op, n, &a, name, ret);
+}
+
+static errint_t tree_listxattr(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	const char *xn;
+	const void *xv;
+	size_t xn_len, xv_len;
+	bool waits = op->no_wait;
+	errint_t r;
+
+	if (sub == TREE_ROOT)
+		op->no_wait = true;
+	r = the_tree(op, n, &t);
+	op->no_wait = waits;
+	if (r == -EINPROGRESS && sub == TREE_ROOT)
+		return 0;
+	for (size_t i = 0; r == 0 && tree_xattr(t, sub, i, &xn, &xn_len, &xv, &xv_len); i++) {
+		r = buf_add(ret, xn, xn_len);
+		if (r == 0)
+			r = buf_addc(ret, '\0');
+	}
+	return r;
+}
+
+const struct kind kind_tree = {
+	.name = "tree",
+	.is_dir = true,
+	.attr = tree_attr_of,
+	.lookup = tree_find,
+	.list = tree_list,
+	.readlink = tree_readlink,
+	.open = tree_open_file,
+	.read = tree_read,
+	.getxattr = tree_getxattr,
+	.listxattr = tree_listxattr,
+	.drop_data = image_at_free,
+};

@@ -1,0 +1,645 @@
+/*
+ * need.c - names, manifests and listings a handler asks for (see need.h)
+ *
+ * The pattern is always the same: a fact (facts.h) that is fresh is the answer; otherwise the
+ * handler wants the key, and the work behind it asks the registry and publishes a new fact.  With
+ * tag_ttl=0 a fact is never fresh, so what this very operation has just waited for counts as fresh.
+ * When the registry cannot be asked, an older value may be served (po_serve_stale).
+ *
+ * Blobs, layers and trees are in need_data.c.
+ */
+#include "fs/need.h"
+
+#include <stdio.h>
+
+#include "fs/need_priv.h"
+#include "policy/policy.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define NO_CATALOG_NS (600 * NSEC_PER_SEC) /* a registry without catalogue does not grow one soon */
+#define INDEX_DEPTH_MAX 4
+
+/* ---- what a piece of work is about ---- */
+
+struct ask *ask_new(struct site *s, const char *repo, const char *name, const struct digest *d)
+{
+	struct ask *a = calloc(1, sizeof(*a));
+
+	if (!a)
+		return NULL;
+	a->site = s;
+	a->repo = strdup(repo ? repo : "");
+	a->name = strdup(name ? name : "");
+	if (d)
+		a->digest = *d;
+	if (a->repo && a->name)
+		return a;
+	ask_free(a);
+	return NULL;
+}
+
+void ask_free(void *p)
+{
+	struct ask *a = p;
+
+	if (!a)
+		return;
+	image_unref(a->img);
+	free(a->repo);
+	free(a->name);
+	free(a);
+}
+
+errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work, struct ask *a)
+{
+	_cleanup_buf_ struct buf key = BUF_INIT(2048);
+
+	if (!a || buf_addf(&key, "%s|%s", s->name, fact) < 0) {
+		ask_free(a);
+		return err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
+	}
+	return op_want(op, buf_str(&key), work, a, ask_free);
+}
+
+static bool waited(struct op *op, struct site *s, const char *fact)
+{
+	_cleanup_buf_ struct buf key = BUF_INIT(2048);
+
+	return buf_addf(&key, "%s|%s", s->name, fact) == 0 && op_waited_for(op, buf_str(&key));
+}
+
+static uint64_t age_ns(uint64_t since)
+{
+	uint64_t now = clock_mono_ns();
+
+	return now > since ? now - since : 0;
+}
+
+/* ---- the pattern ---- */
+
+static uint64_t failure_ttl(struct op *op, const struct err *e)
+{
+	uint64_t tag_ttl = op->fs->config->tag_ttl_ns;
+
+	if (e->cls == ERR_UNSUPPORTED)
+		return NO_CATALOG_NS;
+	return po_ttl_ns(e->cls == ERR_NOTFOUND ? PO_FRESH_ABSENT : PO_FRESH_FAILURE, tag_ttl, e->cls);
+}
+
+/* Finds a fresh fact, a fresh failure, or wants it.  0: *ret is to be given back with fact_done. */
+static errint_t need_fact(struct op *op, struct site *s, const char *name, enum po_fresh fresh, work_fn work,
+			  struct ask *ask, struct fact *ret)
+{
+	uint64_t ttl = po_ttl_ns(fresh, op->fs->config->tag_ttl_ns, ERR_UNSET);
+	bool known = facts_get(s->facts, name, ret), just = waited(op, s, name);
+	errint_t r;
+
+	if (known && ret->failed_ns && (just || age_ns(ret->failed_ns) < failure_ttl(op, &ret->err))) {
+		struct err e = ret->err;
+
+		ask_free(ask);
+		if (ret->learnt_ns && po_serve_stale(e.cls))
+			return 0;
+		fact_done(ret);
+		op->err = e;
+		return -e.eno;
+	}
+	if (known && ret->learnt_ns && !ret->failed_ns && (just || age_ns(ret->learnt_ns) < ttl)) {
+		ask_free(ask);
+		return 0;
+	}
+	r = ask_want(op, s, name, work, ask);
+	if (r < 0 && r != -EINPROGRESS && known && ret->learnt_ns && po_serve_stale(op->err.cls)) {
+		err_clear(&op->err);
+		return 0;
+	}
+	if (known)
+		fact_done(ret);
+	return r;
+}
+
+/* Is there a fresh value, without asking anybody? */
+static bool fresh_fact(struct op *op, struct site *s, const char *name, enum po_fresh fresh, struct fact *ret)
+{
+	uint64_t ttl = po_ttl_ns(fresh, op->fs->config->tag_ttl_ns, ERR_UNSET);
+
+	if (!facts_get(s->facts, name, ret))
+		return false;
+	if (ret->learnt_ns && !ret->failed_ns && (age_ns(ret->learnt_ns) < ttl || waited(op, s, name)))
+		return true;
+	fact_done(ret);
+	return false;
+}
+
+errint_t need_fact_text(struct op *op, struct site *s, const char *name, work_fn work, struct ask *ask,
+			struct fact *ret)
+{
+	return need_fact(op, s, name, PO_FRESH_REFERRERS, work, ask, ret);
+}
+
+/* A failure that leaves an older value in use is worth a line in the log. */
+static errint_t failed(struct site *s, const char *fact, errint_t r, const struct err *e)
+{
+	struct fact old;
+	bool have = facts_get(s->facts, fact, &old);
+
+	facts_fail(s->facts, fact, e);
+	if (have && old.learnt_ns && po_serve_stale(e->cls))
+		log_warn("%s: serving what is cached of \"%s\": %s", rg_name(s->reg), fact, e->msg);
+	if (have)
+		fact_done(&old);
+	return r;
+}
+
+static errint_t publish_list(struct site *s, const char *fact, struct rg_names *names, struct err *e)
+{
+	struct fact v = { .list = calloc(1, sizeof(*v.list)) };
+
+	if (!v.list) {
+		rg_names_done(names);
+		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
+	}
+	atomic_init(&v.list->refs, 1);
+	v.list->names = *names;
+	v.list->fetched_ns = clock_mono_ns();
+	facts_set(s->facts, fact, &v);
+	return 0;
+}
+
+/* ---- repositories ---- */
+
+static errint_t ask_repos(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	struct site *s = ((struct ask *)arg)->site;
+	struct rg_names names = { 0 };
+	errint_t r = rg_list_repos(s->reg, &names, c, e);
+
+	(void)fs;
+	return r < 0 ? failed(s, "repos", r, e) : publish_list(s, "repos", &names, e);
+}
+
+static errint_t need_catalog(struct op *op, struct site *s, struct name_list **ret)
+{
+	struct fact f;
+	errint_t r = need_fact(op, s, "repos", PO_FRESH_REPO_LIST, ask_repos, ask_new(s, NULL, NULL, NULL), &f);
+
+	if (r < 0)
+		return r;
+	*ret = name_list_ref(f.list);
+	fact_done(&f);
+	return 0;
+}
+
+errint_t need_repos(struct op *op, struct site *s, struct name_list **ret)
+{
+	_cleanup_(name_list_unrefp) struct name_list *catalog = NULL;
+	errint_t r = need_catalog(op, s, &catalog);
+
+	if (r == -EOPNOTSUPP)
+		err_clear(&op->err);
+	else if (r < 0)
+		return r;
+	r = site_with_visited(s, catalog, ret);
+	return r < 0 ? err_set(&op->err, -r, ERR_LOCAL, "out of memory") : 0;
+}
+
+/* ---- tags ---- */
+
+static errint_t ask_tags(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	struct ask *a = arg;
+	struct rg_names names = { 0 };
+	errint_t r = rg_list_tags(a->site->reg, a->repo, &names, c, e);
+
+	(void)fs;
+	if (r < 0)
+		return failed(a->site, a->name, r, e);
+	if (*a->repo)
+		site_visited(a->site, a->repo);
+	return publish_list(a->site, a->name, &names, e);
+}
+
+errint_t need_tags(struct op *op, struct site *s, const char *repo, struct name_list **ret)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact f;
+	errint_t r;
+
+	buf_addf(&name, "tags %s", repo);
+	r = need_fact(op, s, buf_str(&name), PO_FRESH_TAG_LIST, ask_tags, ask_new(s, repo, buf_str(&name), NULL),
+		      &f);
+	if (r < 0)
+		return r;
+	*ret = name_list_ref(f.list);
+	fact_done(&f);
+	return 0;
+}
+
+/* ---- one tag ---- */
+
+static errint_t note_name(struct site *s, const char *repo, const char *tag, struct buf *out)
+{
+	return buf_addf(out, "tag %s/%s:%s", rg_key(s->reg), repo, tag);
+}
+
+/* The digest this tag had when the registry last answered, perhaps before a restart. */
+static bool remembered(struct fs *fs, struct site *s, const char *repo, const char *tag, struct digest *ret)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(2048), value = BUF_INIT(DIGEST_TEXT_MAX);
+	int64_t when;
+
+	return note_name(s, repo, tag, &name) == 0 &&
+	       ca_note_get(fs->cache, buf_str(&name), &value, &when, NULL) == 0 &&
+	       digest_parse(buf_str(&value), value.len, ret) == 0;
+}
+
+static void remember(struct fs *fs, struct site *s, const char *repo, const char *tag, const struct digest *d)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(2048);
+	struct digest old;
+	char text[DIGEST_TEXT_MAX];
+
+	if (remembered(fs, s, repo, tag, &old) && digest_eq(&old, d))
+		return;
+	if (note_name(s, repo, tag, &name) == 0)
+		ca_note_put(fs->cache, buf_str(&name), digest_text(d, text), strlen(text));
+}
+
+static void access_name(const char *repo, const struct digest *d, struct buf *out)
+{
+	char text[DIGEST_TEXT_MAX];
+
+	buf_addf(out, "access %s@%s", repo, digest_text(d, text));
+}
+
+/* The registry has just shown that this repository has this digest. */
+static void access_granted(struct site *s, const char *repo, const struct digest *d)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact v = { .digest = *d };
+
+	access_name(repo, d, &name);
+	facts_set(s->facts, buf_str(&name), &v);
+}
+
+static errint_t ask_tag(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	struct ask *a = arg;
+	struct site *s = a->site;
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact v = { 0 };
+	errint_t r = rg_resolve(s->reg, a->repo, a->name, &v.digest, c, e);
+
+	buf_addf(&name, "tag %s:%s", a->repo, a->name);
+	if (r < 0 && po_serve_stale(e->cls) && remembered(fs, s, a->repo, a->name, &v.digest)) {
+		log_warn("%s: serving what is cached of %s:%s: %s", rg_name(s->reg), a->repo, a->name, e->msg);
+		r = 0;
+	} else if (r < 0) {
+		return failed(s, buf_str(&name), r, e);
+	} else {
+		remember(fs, s, a->repo, a->name, &v.digest);
+	}
+	access_granted(s, a->repo, &v.digest);
+	if (*a->repo)
+		site_visited(s, a->repo);
+	facts_set(s->facts, buf_str(&name), &v);
+	return r;
+}
+
+errint_t need_tag(struct op *op, struct site *s, const char *repo, const char *tag, struct digest *ret,
+		  uint64_t *ret_fresh_ns)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	uint64_t ttl = po_ttl_ns(PO_FRESH_TAG, op->fs->config->tag_ttl_ns, ERR_UNSET), age;
+	struct fact f;
+	errint_t r;
+
+	buf_addf(&name, "tag %s:%s", repo, tag);
+	r = need_fact(op, s, buf_str(&name), PO_FRESH_TAG, ask_tag, ask_new(s, repo, tag, NULL), &f);
+	if (r < 0)
+		return r;
+	*ret = f.digest;
+	age = age_ns(f.learnt_ns);
+	*ret_fresh_ns = age < ttl ? ttl - age : 0;
+	fact_done(&f);
+	return 0;
+}
+
+/* ---- what a name means ---- */
+
+/* In the list as a repository, or as the beginning of one. */
+static bool lists_repo(const struct name_list *l, const char *full)
+{
+	size_t n = strlen(full), lo = 0, hi = l->names.n;
+
+	if (name_list_has(l, full, n))
+		return true;
+	while (lo < hi) {	/* first name >= full + "/" */
+		size_t mid = lo + (hi - lo) / 2;
+		const char *m = l->names.names[mid];
+		int c = strncmp(m, full, n);
+
+		if (c < 0 || (c == 0 && (unsigned char)m[n] < '/'))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < l->names.n && strncmp(l->names.names[lo], full, n) == 0 && l->names.names[lo][n] == '/';
+}
+
+/* 1: the tag list knows it, 0: it knows there is none, -1: no fresh list. */
+static int listed_tag(struct op *op, struct site *s, const char *repo, const char *tag)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact f;
+	int r;
+
+	buf_addf(&name, "tags %s", repo);
+	if (!fresh_fact(op, s, buf_str(&name), PO_FRESH_TAG_LIST, &f))
+		return -1;
+	r = name_list_has(f.list, tag, strlen(tag));
+	fact_done(&f);
+	return r;
+}
+
+static errint_t tag_exists(struct op *op, struct site *s, const char *repo, const char *name, bool *ret)
+{
+	struct digest d;
+	uint64_t fresh;
+	int listed;
+	errint_t r;
+
+	*ret = false;
+	/* The root is a repository of its own only where the SOURCE names one. */
+	if (!ref_is_tag(name, strlen(name)) || (!*repo && !rg_root_is_repo(s->reg)))
+		return 0;
+	listed = listed_tag(op, s, repo, name);
+	if (listed >= 0) {
+		*ret = listed;
+		return 0;
+	}
+	r = need_tag(op, s, repo, name, &d, &fresh);
+	if (r == -ENOENT) {
+		err_clear(&op->err);
+		return 0;
+	}
+	*ret = r == 0;
+	return r;
+}
+
+/* Asks for the tag list of `full`: the cheapest sign that a repository exists. */
+static errint_t repo_answers(struct op *op, struct site *s, const char *full, bool *ret)
+{
+	_cleanup_(name_list_unrefp) struct name_list *tags = NULL;
+	errint_t r = need_tags(op, s, full, &tags);
+
+	*ret = r == 0;
+	if (r == -ENOENT || r == -EACCES || r == -EOPNOTSUPP) {
+		err_clear(&op->err);
+		return 0;
+	}
+	return r;
+}
+
+/* Without a catalogue, namespaces cannot be told from typing errors: below a repository a name that
+ * is no tag and does not answer is nothing; elsewhere it is taken for a namespace. */
+static errint_t without_catalog(struct op *op, struct site *s, const char *repo, const char *full,
+				enum name_is *ret)
+{
+	bool yes = false;
+	errint_t r;
+
+	if (!*repo) {
+		*ret = NAME_IS_REPO;
+		return 0;
+	}
+	r = repo_answers(op, s, full, &yes);
+	if (r < 0)
+		return r;
+	*ret = yes || !site_is_visited(s, repo) ? NAME_IS_REPO : NAME_IS_NOTHING;
+	return 0;
+}
+
+errint_t need_name(struct op *op, struct site *s, const char *repo, const char *name, enum name_is *ret)
+{
+	_cleanup_(name_list_unrefp) struct name_list *repos = NULL;
+	_cleanup_buf_ struct buf full = BUF_INIT(1024);
+	bool is_tag = false, can_be_repo = ref_is_repo_component(name, strlen(name)), answers = false;
+	errint_t rc = -ENOENT, rt;
+
+	*ret = NAME_IS_NOTHING;
+	buf_addf(&full, "%s%s%s", repo, *repo ? "/" : "", name);
+	if (can_be_repo && site_is_visited(s, buf_str(&full))) {
+		*ret = NAME_IS_REPO;
+		return 0;
+	}
+	if (can_be_repo)
+		rc = need_catalog(op, s, &repos);
+	if (rc == 0 && lists_repo(repos, buf_str(&full))) {
+		*ret = NAME_IS_REPO;
+		return 0;
+	}
+	/* Both questions are asked at once. */
+	rt = tag_exists(op, s, repo, name, &is_tag);
+	if (rc == -EINPROGRESS || rt == -EINPROGRESS)
+		return -EINPROGRESS;
+	if (rt < 0)
+		return rt;
+	err_clear(&op->err);
+	if (is_tag) {
+		*ret = NAME_IS_TAG;
+		return 0;
+	}
+	if (!can_be_repo || !ref_is_repo(buf_str(&full), full.len))
+		return 0;
+	if (rc < 0)
+		return without_catalog(op, s, repo, buf_str(&full), ret);
+	rt = repo_answers(op, s, buf_str(&full), &answers);
+	if (rt == 0 && answers)
+		*ret = NAME_IS_REPO;
+	return rt;
+}
+
+/* ---- manifests ---- */
+
+static errint_t load_cached(struct fs *fs, const struct digest *d, struct rg_manifest *m)
+{
+	buf_init(&m->bytes, OCI_MANIFEST_MAX);
+	m->digest = *d;
+	return ca_manifest_get(fs->cache, d, &m->bytes, &m->media_type, NULL);
+}
+
+static bool may_read(struct site *s, const char *repo, const struct digest *d)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact f;
+	bool yes;
+
+	access_name(repo, d, &name);
+	if (!facts_get(s->facts, buf_str(&name), &f))
+		return false;
+	yes = f.learnt_ns && age_ns(f.learnt_ns) < po_ttl_ns(PO_FRESH_ACCESS, 0, ERR_UNSET);
+	fact_done(&f);
+	return yes;
+}
+
+/* The bytes may be here already; whether this repository lets us have them is asked once. */
+static errint_t get_manifest(struct fs *fs, struct ask *a, struct rg_manifest *m, struct cancel *c, struct err *e)
+{
+	char text[DIGEST_TEXT_MAX];
+	struct digest d;
+	errint_t r;
+
+	digest_text(&a->digest, text);
+	if (load_cached(fs, &a->digest, m) == 0) {
+		if (may_read(a->site, a->repo, &a->digest))
+			return 0;
+		r = rg_resolve(a->site->reg, a->repo, text, &d, c, e);
+		if (r == 0)
+			access_granted(a->site, a->repo, &a->digest);
+		return r;
+	}
+	rg_manifest_done(m);
+	*m = (struct rg_manifest){ 0 };
+	r = rg_get_manifest(a->site->reg, a->repo, text, m, c, e);
+	if (r < 0)
+		return r;
+	access_granted(a->site, a->repo, &a->digest);
+	ca_manifest_put(fs->cache, &a->digest, m->bytes.data, m->bytes.len, m->media_type);
+	return 0;
+}
+
+/* What an index names belongs to the repository as much as the index does. */
+static void grant_children(struct site *s, const char *repo, const struct oci_manifest *m)
+{
+	for (size_t i = 0; i < m->n_children; i++)
+		access_granted(s, repo, &m->children[i].digest);
+}
+
+static errint_t ask_image(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	struct ask *a = arg;
+	struct rg_manifest m = { 0 };
+	struct image *img = NULL;
+	errint_t r = get_manifest(fs, a, &m, c, e);
+
+	if (r == 0)
+		r = site_image_put(a->site, a->repo, &m, &img, e);
+	rg_manifest_done(&m);
+	if (r < 0)
+		return failed(a->site, a->name, r, e);
+	grant_children(a->site, a->repo, img->m);
+	struct fact v = { .digest = a->digest };
+
+	facts_set(a->site->facts, a->name, &v);
+	image_unref(img);
+	return 0;
+}
+
+errint_t need_image(struct op *op, struct site *s, const char *repo, const struct digest *d, struct image **ret)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	char text[DIGEST_TEXT_MAX];
+	struct image *img = site_image_get(s, repo, d);
+	struct fact f;
+	errint_t r;
+
+	if (img && may_read(s, repo, d)) {
+		*ret = img;
+		return 0;
+	}
+	image_unref(img);
+	buf_addf(&name, "image %s@%s", repo, digest_text(d, text));
+	/* A failure is remembered for a moment; a success lives in the table of images. */
+	if (facts_get(s->facts, buf_str(&name), &f)) {
+		struct err e = f.err;
+		bool again = f.failed_ns && age_ns(f.failed_ns) < failure_ttl(op, &f.err);
+
+		fact_done(&f);
+		if (again) {
+			op->err = e;
+			return -e.eno;
+		}
+	}
+	r = ask_want(op, s, buf_str(&name), ask_image, ask_new(s, repo, buf_str(&name), d));
+	return r;
+}
+
+/* ---- the image of an index that stands for it ---- */
+
+static const char *host_arch(void)
+{
+#if defined(__x86_64__)
+	return "amd64";
+#elif defined(__aarch64__)
+	return "arm64";
+#elif defined(__arm__)
+	return "arm";
+#elif defined(__i386__)
+	return "386";
+#elif defined(__powerpc64__)
+	return "ppc64le";
+#elif defined(__s390x__)
+	return "s390x";
+#elif defined(__riscv)
+	return "riscv64";
+#else
+	return "unknown";
+#endif
+}
+
+/* want: "os/arch[/variant]", NULL: this host. */
+static bool platform_fits(const struct oci_descriptor *d, const char *want)
+{
+	char have[256], full[256];
+
+	if (!d->os || !d->arch)
+		return false;
+	if (!want)
+		return strcmp(d->os, "linux") == 0 && strcmp(d->arch, host_arch()) == 0;
+	(void)snprintf(have, sizeof(have), "%s/%s", d->os, d->arch);
+	(void)snprintf(full, sizeof(full), "%s/%s/%s", d->os, d->arch, d->variant ? d->variant : "");
+	return strcmp(want, have) == 0 || strcmp(want, full) == 0;
+}
+
+static const struct oci_descriptor *choose(const struct oci_manifest *m, const char *want)
+{
+	const struct oci_descriptor *only = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_children; i++) {
+		const struct oci_descriptor *d = &m->children[i];
+
+		if (oci_is_attestation(d))
+			continue;
+		if (platform_fits(d, want))
+			return d;
+		only = d;
+		n++;
+	}
+	return n == 1 ? only : NULL;
+}
+
+errint_t need_platform(struct op *op, struct image *img, struct image **ret)
+{
+	_cleanup_(image_unrefp) struct image *at = image_ref(img);
+
+	for (unsigned depth = 0; at->m->kind == OCI_INDEX; depth++) {
+		const struct oci_descriptor *d = choose(at->m, op->fs->config->platform);
+		struct image *next = NULL;
+		errint_t r;
+
+		if (!d)
+			return -ENOENT;
+		if (depth >= INDEX_DEPTH_MAX || digest_eq(&d->digest, &img->digest))
+			return err_set(&op->err, ELOOP, ERR_INPUT, "an image index contains itself or nests too deep");
+		r = need_image(op, at->site, at->repo, &d->digest, &next);
+		if (r < 0)
+			return r;
+		image_unref(at);
+		at = next;
+	}
+	*ret = steal_ptr(&at);
+	return 0;
+}

@@ -1,0 +1,34 @@
+/* need_priv.h - what need.c, need_data.c and need_referrers.c share */
+#pragma once
+
+#include "fs/need.h"
+#include "fs/site_priv.h"
+
+/* What a piece of work is about; freed by the engine through ask_free. */
+struct ask {
+	struct site *site;
+	char *repo;
+	char *name;		/* a tag, or the name of the fact to publish */
+	struct digest digest;
+	uint64_t size;
+	struct image *img;	/* a ref, or NULL */
+	struct ca_layer *layer;	/* borrowed from img */
+	uint32_t span;
+};
+
+/* NULL: no memory.  repo, name and d may be NULL. */
+struct ask *ask_new(struct site *s, const char *repo, const char *name, const struct digest *d);
+void ask_free(void *p);
+/* Wants "<site>|<fact>"; takes over a (NULL: -ENOMEM). */
+errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work, struct ask *a) _must_check_;
+
+/* A fact with text, by the pattern of need.c; *ret is given back with fact_done. */
+errint_t need_fact_text(struct op *op, struct site *s, const char *name, work_fn work, struct ask *ask,
+			struct fact *ret) _must_check_;
+
+/* wire.c: the registry as a source of the cache.  ctx must stay valid while the source is used. */
+struct wire_source {
+	struct rg_registry *reg;
+	const char *repo;
+};
+struct ca_source wire_source(struct wire_source *ctx);

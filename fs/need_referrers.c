@@ -1,0 +1,155 @@
+/*
+ * need_referrers.c - everything that refers to a digest, from all the places where it may be said
+ *
+ * The referrers API or its fallback tag (registry.md 1.6), cosign's digest tags, and BuildKit's
+ * attestation entries of the enclosing index, merged without duplicates into one index.
+ */
+#include <stdio.h>
+
+#include "fs/need.h"
+#include "fs/need_priv.h"
+#include "policy/policy.h"
+#include "registry/oci_write.h"
+#include "util/clock.h"
+
+#define ATTESTED_KEY "vnd.docker.reference.digest"
+#define ATTESTATION_TYPE "application/vnd.docker.attestation.manifest.v1+json"
+
+static errint_t ask_referrers(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	struct ask *a = arg;
+	struct fact v = { .text = calloc(1, sizeof(*v.text)) };
+	errint_t r;
+
+	(void)fs;
+	if (!v.text)
+		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
+	atomic_init(&v.text->refs, 1);
+	buf_init(&v.text->text, OCI_MANIFEST_MAX);
+	r = rg_list_referrers(a->site->reg, a->repo, &a->digest, &v.text->text, c, e);
+	if (r < 0) {
+		fact_done(&v);
+		facts_fail(a->site->facts, a->name, e);
+		return r;
+	}
+	facts_set(a->site->facts, a->name, &v);
+	return 0;
+}
+
+static errint_t api_referrers(struct op *op, struct image *img, struct oci_manifest **ret)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	char text[DIGEST_TEXT_MAX];
+	struct fact f;
+	errint_t r;
+
+	buf_addf(&name, "referrers %s@%s", img->repo, digest_text(&img->digest, text));
+	r = need_fact_text(op, img->site, buf_str(&name), ask_referrers,
+			   ask_new(img->site, img->repo, buf_str(&name), &img->digest), &f);
+	if (r < 0)
+		return r;
+	r = oci_manifest_parse(buf_str(&f.text->text), f.text->text.len, NULL, ret, &op->err);
+	fact_done(&f);
+	return r;
+}
+
+static bool has_digest(const struct oci_manifest *m, const struct digest *d)
+{
+	for (size_t i = 0; i < m->n_children; i++)
+		if (digest_eq(&m->children[i].digest, d))
+			return true;
+	return false;
+}
+
+/* BuildKit: entries of an index that attest to one of its images. */
+static bool attests(const struct oci_descriptor *d, const struct image *img)
+{
+	const char *of = oci_annotation(d->annotations, d->n_annotations, ATTESTED_KEY);
+	char text[DIGEST_TEXT_MAX];
+
+	if (!oci_is_attestation(d))
+		return false;
+	return img->m->kind == OCI_INDEX || (of && strcmp(of, digest_text(&img->digest, text)) == 0);
+}
+
+static void add_attestations(struct buf *b, const struct image *img, const struct image *index, bool *first)
+{
+	for (size_t i = 0; index && i < index->m->n_children; i++) {
+		struct oci_descriptor d = index->m->children[i];
+
+		if (!attests(&d, img))
+			continue;
+		if (!d.artifact_type)
+			d.artifact_type = (char *)ATTESTATION_TYPE;
+		index_add(b, &d, *first);
+		*first = false;
+	}
+}
+
+/* sha256-<hex>.sig and its kin, when the tag list says that they exist. */
+static errint_t add_cosign(struct op *op, struct image *img, const struct oci_manifest *seen, struct buf *b,
+			   bool *first)
+{
+	static const struct {
+		const char *suffix, *type;
+	} kinds[] = {
+		{ "sig", "application/vnd.dev.cosign.artifact.sig.v1+json" },
+		{ "att", "application/vnd.dev.cosign.artifact.att.v1+json" },
+		{ "sbom", "application/vnd.dev.cosign.artifact.sbom.v1+json" },
+	};
+	_cleanup_(name_list_unrefp) struct name_list *tags = NULL;
+	char hex[DIGEST_TEXT_MAX], tag[REF_TAG_MAX + 16];
+	errint_t waiting = 0, r = need_tags(op, img->site, img->repo, &tags);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		_cleanup_(image_unrefp) struct image *sig = NULL;
+		struct oci_descriptor d = { 0 };
+		uint64_t fresh;
+
+		(void)snprintf(tag, sizeof(tag), "%s-%s.%s", digest_alg_name(&img->digest),
+			       digest_hex(&img->digest, hex), kinds[i].suffix);
+		if (!name_list_has(tags, tag, strlen(tag)))
+			continue;
+		r = need_tag(op, img->site, img->repo, tag, &d.digest, &fresh);
+		if (r == 0)
+			r = need_image(op, img->site, img->repo, &d.digest, &sig);
+		if (r == -EINPROGRESS) {
+			waiting = r;
+			continue;
+		}
+		if (r < 0)
+			return r;
+		if (has_digest(seen, &d.digest))
+			continue;
+		d.size = sig->bytes.len;
+		d.media_type = sig->media_type;
+		d.artifact_type = (char *)kinds[i].type;
+		index_add(b, &d, *first);
+		*first = false;
+	}
+	return waiting;
+}
+
+errint_t need_referrers(struct op *op, struct image *img, struct image *enclosing, struct oci_manifest **ret)
+{
+	_cleanup_(oci_manifest_freep) struct oci_manifest *api = NULL;
+	_cleanup_buf_ struct buf b = BUF_INIT(OCI_MANIFEST_MAX);
+	bool first = true;
+	errint_t r = api_referrers(op, img, &api);
+
+	if (r < 0)
+		return r;
+	index_begin(&b);
+	for (size_t i = 0; i < api->n_children; i++, first = false)
+		index_add(&b, &api->children[i], first);
+	add_attestations(&b, img, img->m->kind == OCI_INDEX ? img : enclosing, &first);
+	r = add_cosign(op, img, api, &b, &first);
+	if (r < 0)
+		return r;
+	index_end(&b);
+	r = buf_check(&b);
+	return r < 0 ? err_set(&op->err, EFBIG, ERR_LIMIT, "too many referrers") :
+		       oci_manifest_parse(buf_str(&b), b.len, NULL, ret, &op->err);
+}

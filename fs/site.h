@@ -1,0 +1,55 @@
+/*
+ * site.h - one registry of the mount, and what is known about it right now
+ *
+ * In memory, per registry: the list of repositories, per repository its tags, what each tag means,
+ * which digests it lets us read, parsed manifests; each with the time it was learnt.  How long that
+ * is good for is policy's (po_ttl_ns).  need.c fills it through flights; kinds read it.
+ *
+ * All objects handed out are immutable and reference counted.  A site lives as long as the mount.
+ * Lock order: site.lock is a leaf.
+ */
+#pragma once
+
+#include "cache/cache.h"
+#include "registry/registry.h"
+
+struct fs;
+struct site;
+
+/* Immutable sorted names. */
+struct name_list {
+	struct rg_names names;
+	_Atomic unsigned refs;
+	uint64_t fetched_ns;	/* clock_mono_ns */
+};
+struct name_list *name_list_ref(struct name_list *l);
+struct name_list *name_list_unref(struct name_list *l);
+bool name_list_has(const struct name_list *l, const char *name, size_t len);
+DEFINE_CLEANUP(struct name_list *, name_list_unref)
+
+/* A manifest or index of a repository: exact bytes and what they mean. */
+struct image {
+	_Atomic unsigned refs;
+	struct site *site;
+	char *repo;		/* relative to the site; "" = the site's root */
+	struct digest digest;
+	char *media_type;
+	struct buf bytes;
+	struct oci_manifest *m;
+	uint64_t ident;		/* hash of the digest: node identity */
+	struct ca_layer *_Atomic *layers;	/* opened once, kept while the image lives */
+};
+struct image *image_ref(struct image *i);
+struct image *image_unref(struct image *i);
+DEFINE_CLEANUP(struct image *, image_unref)
+
+/* name: the entry below the root ("local", "ghcr.io"), or "" for a mount with SOURCE. */
+errint_t site_new(struct fs *fs, const char *name, const char *source, struct site **ret, struct err *e) _must_check_;
+struct site *site_free(struct site *s);
+const char *site_name(const struct site *s);
+struct rg_registry *site_registry(const struct site *s);
+
+/* A name that was used and turned out to be a repository: listed from now on (registry.md 4.1). */
+void site_visited(struct site *s, const char *repo);
+/* Everything mutable is to be asked for again (`.control/refresh`); repo NULL: all. */
+void site_refresh(struct site *s, const char *repo);

@@ -1,0 +1,40 @@
+/* site_priv.h - inside a site (private to site.c and need.c) */
+#pragma once
+
+#include <pthread.h>
+
+#include "fs/facts.h"
+#include "fs/fs.h"
+#include "fs/site.h"
+#include "util/hmap.h"
+
+#define SITE_IMAGES_MAX 512	/* parsed manifests kept for quick reuse */
+#define SITE_TREES_MAX 8	/* merged trees kept open for quick reuse */
+
+struct site {
+	struct fs *fs;
+	char *name;
+	struct rg_registry *reg;
+	struct facts *facts;
+
+	pthread_mutex_t lock;
+	struct hmap *images;	/* "repo@digest" -> struct image, a ref each */
+	struct hmap *visited;	/* repository names -> anything but NULL */
+	struct site_tree {
+		struct digest manifest;
+		struct tree *tree;
+		uint64_t used;
+	} trees[SITE_TREES_MAX];
+	uint64_t clock;
+};
+
+/* By repo and digest; NULL: not in memory.  A new ref. */
+struct image *site_image_get(struct site *s, const char *repo, const struct digest *d);
+/* Parses and keeps; takes over m's bytes and type. */
+errint_t site_image_put(struct site *s, const char *repo, struct rg_manifest *m, struct image **ret,
+			struct err *e) _must_check_;
+struct tree *site_tree_get(struct site *s, const struct digest *manifest);
+void site_tree_put(struct site *s, const struct digest *manifest, struct tree *t);
+/* The catalogue (may be NULL) together with the visited names. */
+errint_t site_with_visited(struct site *s, struct name_list *catalog, struct name_list **ret) _must_check_;
+bool site_is_visited(struct site *s, const char *repo);
