@@ -38,14 +38,14 @@ blob() {
 	mv "$1" "$out/blobs/sha256/$digest"
 }
 
-# layer NAME: the directory $tmp/NAME as a gzip layer; sets NAME_desc and NAME_diff
+# layer NAME: the directory $tmp/NAME as a gzip layer; sets $layer_desc and $layer_diff
 layer() {
 	tar -C "$tmp/$1" --sort=name --mtime="$created" --owner=0 --group=0 --numeric-owner --format=gnu \
 		-cf "$tmp/$1.tar" .
-	eval "$1_diff=sha256:$(sha "$tmp/$1.tar")"
+	layer_diff=sha256:$(sha "$tmp/$1.tar")
 	gzip -n -9 <"$tmp/$1.tar" >"$tmp/$1.tar.gz"
 	blob "$tmp/$1.tar.gz"
-	eval "$1_desc='{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\",\"digest\":\"sha256:$digest\",\"size\":$bytes}'"
+	layer_desc="{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\",\"digest\":\"sha256:$digest\",\"size\":$bytes}"
 }
 
 # image TAG BASE_DIFF TOP_DIFF BASE_DESC TOP_DESC: sets $digest and $bytes of its manifest
@@ -81,19 +81,22 @@ echo "the base layer" >"$tmp/base/etc/motd"
 echo "notes of the base layer" >"$tmp/base/usr/share/doc/old-notes"
 echo "busybox: many small programs in one" >"$tmp/base/usr/share/doc/README"
 layer base
+base_diff=$layer_diff base_desc=$layer_desc
 
-for release in 1_0 1_1; do
-	top=$tmp/top$release
-	mkdir -p "$top/etc" "$top/usr/share/doc"
-	echo "hello from release $(echo $release | tr _ .)" >"$top/etc/motd"
-	: >"$top/usr/share/doc/.wh.old-notes"
-	layer top$release
-done
+# release TAG: the upper layer, and the image; sets $entry for index.json, without its end
+release() {
+	mkdir -p "$tmp/$1/etc" "$tmp/$1/usr/share/doc"
+	echo "hello from release $1" >"$tmp/$1/etc/motd"
+	: >"$tmp/$1/usr/share/doc/.wh.old-notes"
+	layer "$1"
+	image "$1" "$base_diff" "$layer_diff" "$base_desc" "$layer_desc"
+	entry="{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:$digest\",\"size\":$bytes"
+}
 
-image 1.0 "$base_diff" "$top1_0_diff" "$base_desc" "$top1_0_desc"
-one="{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:$digest\",\"size\":$bytes"
-image 1.1 "$base_diff" "$top1_1_diff" "$base_desc" "$top1_1_desc"
-two="{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:$digest\",\"size\":$bytes"
+release 1.0
+one=$entry
+release 1.1
+two=$entry
 
 # An artifact that refers to 1.1.
 cat >"$tmp/sbom" <<END

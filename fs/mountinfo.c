@@ -270,7 +270,7 @@ static bool has_open_file(int proc, const char *point)
 static bool process_uses(const char *pid, const char *point)
 {
 	static const char *const links[] = { "cwd", "root", "exe" };
-	char path[64];
+	char path[NAME_MAX + 16];
 
 	(void)snprintf(path, sizeof(path), "/proc/%s", pid);
 	_cleanup_close_ int proc = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -284,7 +284,7 @@ static bool process_uses(const char *pid, const char *point)
 
 static void add_process(struct buf *out, const char *pid, unsigned count)
 {
-	char path[64], name[64] = "";
+	char path[NAME_MAX + 16], name[64] = "";
 
 	(void)snprintf(path, sizeof(path), "/proc/%s/comm", pid);
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
