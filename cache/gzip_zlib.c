@@ -3,7 +3,8 @@
  *
  * Twice as slow as gzip_isal.c and the same to its callers, except that a checkpoint exists only
  * between two deflate blocks: there the bits of a started byte and the last 32 KiB of output are
- * all it takes (zlib's examples/zran.c).  A step returns at such a place when it has output to show.
+ * all it takes (zlib's examples/zran.c).  A step returns at such a place when it has output to
+ * show.
  */
 #include "cache/crc.h"
 #include "cache/inflate_priv.h"
@@ -71,7 +72,8 @@ static errint_t inflate_error(const struct rawinf *d, int r, struct err *e)
 {
 	if (r == Z_MEM_ERROR)
 		return err_errno(e, ENOMEM, "decompressor");
-	return err_set(e, EBADMSG, ERR_INPUT, "deflate stream: %s", d->z.msg ? d->z.msg : "damaged");
+	return err_set(e, EBADMSG, ERR_INPUT, "deflate stream: %s",
+		       d->z.msg ? d->z.msg : "damaged");
 }
 
 /* One call of inflate(), with all the counting. */

@@ -102,7 +102,8 @@ static enum inflate_format sniff(const uint8_t *p, size_t len)
 }
 
 /* Accounts for a step and hands its output on. */
-static errint_t emit(struct inflate *z, size_t used, const uint8_t *data, size_t made, struct err *e)
+static errint_t emit(struct inflate *z, size_t used, const uint8_t *data, size_t made,
+		     struct err *e)
 {
 	z->in += used;
 	z->out += made;

@@ -12,10 +12,10 @@
  * A checkpoint is a place from which decoding can start again: compressed offset `in` (the next
  * byte to push), uncompressed offset `out` (the next byte that comes), and an opaque state of at
  * most INFLATE_STATE_MAX bytes that belongs to this build of the library (inflate_build_id) and to
- * this machine; it is kept in the cache only and checksummed there.  It can be asked for between two
- * pushes and in the sink (then it stands behind the piece).  gzip: anywhere with ISA-L, between two
- * deflate blocks with zlib; plain: anywhere; zstd: only at frame starts (state empty).  At offset 0,
- * and at the start of a gzip member, the state is empty too.
+ * this machine; it is kept in the cache only and checksummed there.  It can be asked for between
+ * two pushes and in the sink (then it stands behind the piece).  gzip: anywhere with ISA-L, between
+ * two deflate blocks with zlib; plain: anywhere; zstd: only at frame starts (state empty).  At
+ * offset 0, and at the start of a gzip member, the state is empty too.
  *
  * Not thread-safe; one stream, one thread.
  */

@@ -47,7 +47,9 @@ const char *layer_span_key(const struct digest *d, uint32_t span, char out[stati
 
 errint_t layer_check_cancel(struct cancel *c, struct err *e)
 {
-	return cancel_fired(c) ? err_set(e, ECANCELED, ERR_CANCELLED, "nobody waits for it any more") : 0;
+	return cancel_fired(c)
+		       ? err_set(e, ECANCELED, ERR_CANCELLED, "nobody waits for it any more")
+		       : 0;
 }
 
 /* ---- the table of open layers */
@@ -178,14 +180,16 @@ static errint_t layer_open(struct ca_store *s, const struct digest *d, const cha
 	r = load(l, e);
 	if (r == -EBADMSG) {
 		ca_object_drop(s, CA_LAYER, key);
-		return err_set(e, ENOENT, ERR_LOCAL, "the index of layer %s was damaged in the cache", key);
+		return err_set(e, ENOENT, ERR_LOCAL,
+			       "the index of layer %s was damaged in the cache", key);
 	}
 	if (r == 0)
 		*ret = steal_ptr(&guard);
 	return r;
 }
 
-errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret, struct err *e)
+errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret,
+		      struct err *e)
 {
 	struct ca_layer *l = NULL;
 	struct table_key k;
@@ -249,7 +253,8 @@ errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, 
 		r = ca_object_read(o, off - start, dst, n, e);
 	if (r == -ENOENT || r == -EBADMSG) {
 		*ret_span = span;
-		return err_set(e, ENODATA, ERR_LOCAL, "span %u of layer %s is not in the cache", span, l->key);
+		return err_set(e, ENODATA, ERR_LOCAL, "span %u of layer %s is not in the cache",
+			       span, l->key);
 	}
 	if (r == 0)
 		*ret_n = n;
@@ -270,8 +275,8 @@ static errint_t blob_read(struct ca_blob *b, uint64_t off, uint64_t len, ca_sink
 		size_t n = 0;
 		errint_t r = layer_check_cancel(c, e);
 
-		if (r == 0 && ca_blob_read(b, off + *done, p, (size_t)MIN_OF(len - *done, COPY_BYTES), &n,
-					   NULL) < 0)
+		if (r == 0 && ca_blob_read(b, off + *done, p,
+					   (size_t)MIN_OF(len - *done, COPY_BYTES), &n, NULL) < 0)
 			return -EBADMSG;
 		if (r == 0)
 			r = sink(ctx, p, n, e);

@@ -29,7 +29,14 @@ enum {
 };
 
 /* Where a unit's fields are. */
-enum { AT_IN = 0, AT_OUT = 8, AT_STATE_OFF = 16, AT_STATE_LEN = 24, AT_HAS_STATE = 28, AT_SHA = 32 };
+enum {
+	AT_IN = 0,
+	AT_OUT = 8,
+	AT_STATE_OFF = 16,
+	AT_STATE_LEN = 24,
+	AT_HAS_STATE = 28,
+	AT_SHA = 32
+};
 
 uint32_t layer_spans(uint64_t size)
 {
@@ -101,7 +108,9 @@ static errint_t bad(struct err *e)
 
 static bool diff_ok(const struct digest *d)
 {
-	static const uint8_t len[] = { [DIGEST_UNSET] = 0, [DIGEST_SHA256] = 32, [DIGEST_SHA512] = 64 };
+	static const uint8_t len[] = {
+		[DIGEST_UNSET] = 0, [DIGEST_SHA256] = 32, [DIGEST_SHA512] = 64
+	};
 
 	return d->alg < ARRAY_SIZE(len) && d->len == len[d->alg];
 }
@@ -132,7 +141,8 @@ static bool get_head(struct layer_file *f, const uint8_t p[static LAYER_HEAD_BYT
 			      LAYER_HEAD_BYTES;
 }
 
-static bool get_unit(const struct layer_file *f, uint32_t i, const uint8_t p[static LAYER_UNIT_BYTES])
+static bool get_unit(const struct layer_file *f, uint32_t i,
+		     const uint8_t p[static LAYER_UNIT_BYTES])
 {
 	struct layer_unit *u = &f->units[i];
 	uint32_t has_state = le32_get(p + AT_HAS_STATE);
@@ -143,9 +153,9 @@ static bool get_unit(const struct layer_file *f, uint32_t i, const uint8_t p[sta
 	u->state_len = le32_get(p + AT_STATE_LEN);
 	u->has_state = has_state == 1;
 	memcpy(u->sha256, p + AT_SHA, sizeof(u->sha256));
-	if (has_state > 1 || u->in > f->packed || u->out > f->size || u->state_len > INFLATE_STATE_MAX ||
-	    (!u->has_state && u->state_len) || u->state_off > f->states_len ||
-	    u->state_len > f->states_len - u->state_off)
+	if (has_state > 1 || u->in > f->packed || u->out > f->size ||
+	    u->state_len > INFLATE_STATE_MAX || (!u->has_state && u->state_len) ||
+	    u->state_off > f->states_len || u->state_len > f->states_len - u->state_off)
 		return false;
 	if (i == 0)
 		return u->in == 0 && u->out == 0 && u->has_state && u->state_len == 0;

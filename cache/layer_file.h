@@ -7,13 +7,14 @@
  *	span CRCs	4 bytes each
  *	head		LAYER_HEAD_BYTES, at the very end
  *
- * All numbers are little-endian.  A *unit* is the part of the stream from one checkpoint to the next:
- * it has its place on both sides, a state (its own, or none: then decoding starts at an earlier one),
- * and the SHA-256 of its compressed bytes.  That hash, taken while the whole blob was verified, is
- * what makes a part that is fetched again trustworthy; it is over the compressed side because that
- * is the smaller one, and sound because decoding is a function of these bytes and of the state.
- * The state is ours and lies in a checksummed object; the CRC-32 of each *span* (CA_SPAN_BYTES of
- * the inflated side, the piece that is kept and evicted) guards against all other mistakes.
+ * All numbers are little-endian.  A *unit* is the part of the stream from one checkpoint to the
+ * next: it has its place on both sides, a state (its own, or none: then decoding starts at an
+ * earlier one), and the SHA-256 of its compressed bytes.  That hash, taken while the whole blob was
+ * verified, is what makes a part that is fetched again trustworthy; it is over the compressed side
+ * because that is the smaller one, and sound because decoding is a function of these bytes and of
+ * the state. The state is ours and lies in a checksummed object; the CRC-32 of each *span*
+ * (CA_SPAN_BYTES of the inflated side, the piece that is kept and evicted) guards against all other
+ * mistakes.
  *
  * Units and spans coincide for plain layers and for gzip with ISA-L.
  */
@@ -32,7 +33,7 @@
 #define LAYER_HEAD_BYTES 160u
 #define LAYER_UNITS_MAX (1u << 20)	/* 4 TiB */
 #define LAYER_TREE_MAX (1u << 30)
-#define LAYER_STATES_MAX (4u << 20)	/* then every other state is dropped: memory of a running fill */
+#define LAYER_STATES_MAX (4u << 20)	/* memory of a running fill; then every other one goes */
 #define LAYER_IMAGE_MAX ((size_t)LAYER_TREE_MAX + LAYER_STATES_MAX + (128u << 20))
 
 struct layer_unit {

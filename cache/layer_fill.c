@@ -11,14 +11,14 @@
  * (class INPUT or LIMIT, fetching it again will not help), else the transfer (INTEGRITY).  When all
  * is right, spans are published first and the layer object, which makes them reachable, last.
  *
- * Checkpoints stand at multiples of CA_SPAN_BYTES where the decoder can make one anywhere, else at the
- * first opportunity from CHECKPOINT_SLACK before such a multiple (zlib) or every FRAME_SPACING (zstd).
- * When the states outgrow LAYER_STATES_MAX, every other one is dropped: a running fill has bounded
- * memory, and very large layers have coarser access.  Memory: input block, piece, queue (1 MiB),
- * states (4 MiB), and the tree builder.
+ * Checkpoints stand at multiples of CA_SPAN_BYTES where the decoder can make one anywhere, else at
+ * the first opportunity from CHECKPOINT_SLACK before such a multiple (zlib) or every FRAME_SPACING
+ * (zstd). When the states outgrow LAYER_STATES_MAX, every other one is dropped: a running fill has
+ * bounded memory, and very large layers have coarser access.  Memory: input block, piece, queue (1
+ * MiB), states (4 MiB), and the tree builder.
  *
- * Threads: the caller's, and where a core is likely to be idle a second one for the diff id, the span
- * CRCs and the writing (layer_side.h), which is about half of the work.
+ * Threads: the caller's, and where a core is likely to be idle a second one for the diff id, the
+ * span CRCs and the writing (layer_side.h), which is about half of the work.
  */
 #include <string.h>
 
@@ -32,7 +32,7 @@ _Static_assert(SIDE_PIECE_BYTES >= INFLATE_PIECE, "a piece fits a slot");
 
 #define INPUT_BLOCK (128u << 10)	/* small pieces from the source are collected to this */
 #define CHECKPOINT_SLACK INFLATE_PIECE
-#define FRAME_SPACING (CA_SPAN_BYTES / 8)	/* zstd: a frame's start needs no state, so have more */
+#define FRAME_SPACING (CA_SPAN_BYTES / 8) /* zstd: a frame's start needs no state, so have more */
 
 struct fill {
 	const struct digest *want, *want_diff;
@@ -43,7 +43,7 @@ struct fill {
 	struct tar_reader *tar;
 	struct tree_builder *tree;
 	struct side *side;	/* NULL: no second thread */
-	struct span_set spans;	/* these, diff and file.crcs: the second thread's until it has ended */
+	struct span_set spans;	/* these, diff and file.crcs: the side's until it has ended */
 	bool no_memory;
 	struct layer_file file;
 	size_t cap_units, cap_crcs;
@@ -64,7 +64,8 @@ struct fill {
 /* The present unit's hash up to `to` in the blob. */
 static void hash_unit(struct fill *f, uint64_t to)
 {
-	digest_ctx_add(f->unit_sum, f->cur + (f->unit_hashed - f->cur_off), (size_t)(to - f->unit_hashed));
+	digest_ctx_add(f->unit_sum, f->cur + (f->unit_hashed - f->cur_off),
+		       (size_t)(to - f->unit_hashed));
 	f->unit_hashed = to;
 }
 
@@ -128,7 +129,8 @@ static errint_t checkpoint(struct fill *f, struct err *e)
 
 	if (!f->next_point)
 		f->next_point = point_after(f, 0);
-	if (inflate_out(f->z) < f->next_point || !inflate_checkpoint(f->z, &u.in, &u.out, &f->states))
+	if (inflate_out(f->z) < f->next_point ||
+	    !inflate_checkpoint(f->z, &u.in, &u.out, &f->states))
 		return 0;
 	u.state_len = (uint32_t)(f->states.len - u.state_off);
 	if (f->file.n_units % f->stride && u.state_len) {
@@ -257,7 +259,7 @@ static errint_t fill_sink(void *ctx, const void *data, size_t len, struct err *e
 
 	if (r == 0 && len > f->size - f->got)
 		r = integrity(f, "is longer than its descriptor says", e);
-	if (r < 0)
+	if (r < 0 || !len)
 		return r;
 	f->got += len;
 	digest_ctx_add(f->sum, data, len);
@@ -266,7 +268,7 @@ static errint_t fill_sink(void *ctx, const void *data, size_t len, struct err *e
 	if (r < 0)
 		return r;
 	if (len >= INPUT_BLOCK / 2)
-		return f->block_len ? flush_block(f, e) ?: decode(f, data, len, e) : decode(f, data, len, e);
+		return flush_block(f, e) ?: decode(f, data, len, e);
 	memcpy(f->block + f->block_len, data, len);
 	f->block_len += len;
 	return 0;
@@ -397,8 +399,12 @@ errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size
 		       struct err *e)
 {
 	struct fill f = { .want = d, .want_diff = diff_id, .size = size, .cancel = c };
-	errint_t r = fill_init(&f, s) ? run(&f, s, src, e) : err_errno(e, ENOMEM, "indexing a layer");
+	errint_t r = -ENOMEM;
 
+	if (fill_init(&f, s))
+		r = run(&f, s, src, e);
+	else
+		(void)err_errno(e, ENOMEM, "indexing a layer");
 	fill_done(&f);
 	return r;
 }

@@ -20,7 +20,8 @@ struct ca_layer {
 const char *layer_key(const struct digest *d, char out[static CA_KEY_MAX]);
 const char *layer_span_key(const struct digest *d, uint32_t span, char out[static CA_KEY_MAX]);
 
-/* The object has turned out wrong although its checksums hold: drops it, and nobody gets l any more. */
+/* The object has turned out wrong although its checksums hold: drops it, and nobody gets l any
+ * more. */
 void layer_condemn(struct ca_layer *l);
 
 /* -ECANCELED when c has fired. */
@@ -33,13 +34,13 @@ errint_t layer_source_read(struct ca_store *s, const struct digest *d, uint64_t 
 
 /* ---- spans on their way to the disk (layer_span.c)
  *
- * Written while the bytes come, published when they have been verified.  Once the disk does not take
- * one, no more are written; that is no error.
+ * Written while the bytes come, published when they have been verified.  Once the disk does not
+ * take one, no more are written; that is no error.
  */
 struct span_set {
 	struct ca_store *s;
 	const struct digest *digest;
-	uint64_t since;			/* stamp before the first one: they do not evict each other */
+	uint64_t since; /* stamp before the first one: they do not evict each other */
 	struct ca_writer *writer;	/* of the present span, or NULL */
 	struct ca_writer **sealed;
 	size_t n_sealed, cap;

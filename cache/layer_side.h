@@ -1,8 +1,8 @@
 /*
  * layer_side.h - a second thread for part of the work on a stream (layer_fill.c only)
  *
- * Pieces are copied into a bounded queue and handled in order by one thread.  It exists only where a
- * core is likely to be idle: side_new answers NULL when as many fills run already as there are
+ * Pieces are copied into a bounded queue and handled in order by one thread.  It exists only where
+ * a core is likely to be idle: side_new answers NULL when as many fills run already as there are
  * pairs of cores, or when there is no thread to be had; the caller then does the work itself.
  */
 #pragma once

@@ -1,14 +1,15 @@
 /*
  * layer_span.c - spans: storing them, and fetching one again
  *
- * To fill a span, decoding starts at the last checkpoint before it and goes on to the first one behind
- * it, through whole units.  Each unit's compressed bytes are hashed; nothing is published before the
- * hash of every unit that was read is right.  The span that was asked for is collected in memory, so
- * that it can stay there when the disk does not take it; other whole spans on the way (there are
- * some only where checkpoints are rare: one big zstd frame, a very large layer) are stored as well.
+ * To fill a span, decoding starts at the last checkpoint before it and goes on to the first one
+ * behind it, through whole units.  Each unit's compressed bytes are hashed; nothing is published
+ * before the hash of every unit that was read is right.  The span that was asked for is collected
+ * in memory, so that it can stay there when the disk does not take it; other whole spans on the way
+ * (there are some only where checkpoints are rare: one big zstd frame, a very large layer) are
+ * stored as well.
  *
- * If the hashes are right and decoding still fails, or the span's CRC is wrong, then our own state is:
- * the layer's object is dropped, and the caller has to index it again (-EBADMSG).
+ * If the hashes are right and decoding still fails, or the span's CRC is wrong, then our own state
+ * is: the layer's object is dropped, and the caller has to index it again (-EBADMSG).
  *
  * Threads: a fill belongs to its thread.
  */
@@ -35,7 +36,9 @@ static size_t pending_max(void)
 
 void span_set_init(struct span_set *p, struct ca_store *s, const struct digest *d)
 {
-	*p = (struct span_set){ .s = s, .digest = d, .since = ca_store_stamp(s), .cap = pending_max() };
+	*p = (struct span_set){
+		.s = s, .digest = d, .since = ca_store_stamp(s), .cap = pending_max()
+	};
 	p->sealed = calloc(p->cap + 1, sizeof(struct ca_writer *));
 	p->stopped = !p->sealed;
 }
@@ -53,8 +56,8 @@ static void begin(struct span_set *p, uint32_t span)
 	(void)layer_span_key(p->digest, span, key);
 	if (ca_object_exists(p->s, CA_SPAN, key))
 		return;
-	if (p->n_sealed == p->cap || ca_writer_new_since(p->s, CA_SPAN, key, CA_SPAN_BYTES, p->since,
-							    &p->writer, NULL) < 0)
+	if (p->n_sealed == p->cap ||
+	    ca_writer_new_since(p->s, CA_SPAN, key, CA_SPAN_BYTES, p->since, &p->writer, NULL) < 0)
 		stop(p);
 }
 
@@ -113,7 +116,7 @@ struct refill {
 	struct buf data;		/* the span */
 	uint32_t crc;			/* of the present span */
 	bool whole;			/* its beginning was seen */
-	bool broken;			/* decoding failed; the hashes will tell whose fault it is */
+	bool broken; /* decoding failed; the hashes will tell whose fault it is */
 };
 
 /* End of a unit in the blob. */
@@ -145,7 +148,8 @@ static errint_t refill_out(void *ctx, const void *data, size_t len, struct err *
 	if (!f->whole)
 		return 0;
 	f->crc = crc32_add(f->crc, data, len);
-	if (off + len == MIN_OF((span + 1ULL) * CA_SPAN_BYTES, file->size) && f->crc != file->crcs[span])
+	if (off + len == MIN_OF((span + 1ULL) * CA_SPAN_BYTES, file->size) &&
+	    f->crc != file->crcs[span])
 		return err_set(e, EBADMSG, ERR_INTEGRITY, "different from before");
 	if (off >= f->start && off < f->end)
 		return buf_add(&f->data, data, len);
@@ -174,7 +178,8 @@ static errint_t finish_units(struct refill *f, struct err *e)
 
 		digest_ctx_end(f->sum, &d);
 		digest_ctx_reset(f->sum);
-		if (memcmp(d.raw, file->units[f->unit].sha256, sizeof(file->units[f->unit].sha256)) != 0)
+		if (memcmp(d.raw, file->units[f->unit].sha256,
+			   sizeof(file->units[f->unit].sha256)) != 0)
 			return not_as_before(f, "does not match its hash", e);
 		f->unit++;
 	}
@@ -234,10 +239,12 @@ static errint_t open_state(struct refill *f, struct err *e)
 
 	if (!state)
 		return err_errno(e, ENOMEM, "reading a layer again");
-	errint_t r = u->state_len ? ca_object_read(f->l->object, file->states_off + u->state_off, state,
-						   u->state_len, e) : 0;
+	errint_t r = u->state_len ? ca_object_read(f->l->object, file->states_off + u->state_off,
+						   state, u->state_len, e)
+				  : 0;
 	if (r == 0)
-		r = inflate_resume(file->format, u->in, u->out, state, u->state_len, refill_out, f, &f->z, e);
+		r = inflate_resume(file->format, u->in, u->out, state, u->state_len, refill_out, f,
+				   &f->z, e);
 	return r < 0 ? r : decode(f, NULL, 0, e);
 }
 
@@ -248,8 +255,8 @@ static errint_t read_units(struct refill *f, const struct ca_source *src, struct
 	errint_t r = finish_units(f, e);
 
 	if (r == 0 && end > f->in)
-		r = layer_source_read(l->s, &l->digest, l->file.packed, f->in, end - f->in, src, refill_in, f,
-				      f->cancel, e);
+		r = layer_source_read(l->s, &l->digest, l->file.packed, f->in, end - f->in, src,
+				      refill_in, f, f->cancel, e);
 	if (r < 0)
 		return r;
 	if (f->unit < f->unit_end)
@@ -261,7 +268,7 @@ static errint_t keep(struct refill *f, uint32_t span, struct err *e)
 {
 	char key[CA_KEY_MAX];
 
-	if (inflate_out(f->z) < f->l->file.size)	/* what ends in the middle of a span is not one */
+	if (inflate_out(f->z) < f->l->file.size) /* what ends in the middle of a span is not one */
 		f->others.writer = ca_writer_abort(f->others.writer);
 	span_set_publish(&f->others);
 	(void)layer_span_key(&f->l->digest, span, key);
@@ -282,7 +289,8 @@ static errint_t refill(struct refill *f, uint32_t span, const struct ca_source *
 	if (r == -EBADMSG) {
 		layer_condemn(f->l);
 		return err_set(e, EBADMSG, ERR_INTEGRITY,
-			       "the cached index of layer %s was wrong; it has been dropped", f->l->key);
+			       "the cached index of layer %s was wrong; it has been dropped",
+			       f->l->key);
 	}
 	if (r == 0)
 		r = keep(f, span, e);
@@ -294,7 +302,10 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 {
 	char key[CA_KEY_MAX];
 	struct refill f = {
-		.l = l, .start = (uint64_t)span * CA_SPAN_BYTES, .cancel = c, .data = BUF_INIT(CA_SPAN_BYTES),
+		.l = l,
+		.start = (uint64_t)span * CA_SPAN_BYTES,
+		.cancel = c,
+		.data = BUF_INIT(CA_SPAN_BYTES),
 	};
 
 	if (span >= l->file.n_spans)

@@ -110,7 +110,8 @@ static errint_t failure(const struct tar_reader *t, errint_t r, struct err *e, c
 	if (r == -ENOMEM)
 		return err_set(e, ENOMEM, ERR_LOCAL, "no memory for a tar header");
 	if (r == -EFBIG)
-		return err_set(e, EFBIG, ERR_LIMIT, "tar archive near byte %llu: %s, limit %u bytes",
+		return err_set(e, EFBIG, ERR_LIMIT,
+			       "tar archive near byte %llu: %s, limit %u bytes",
 			       (unsigned long long)t->off, what, TAR_META_MAX);
 	return malformed(t, e, what);
 }
@@ -574,8 +575,8 @@ static errint_t one_block(struct tar_reader *t, const unsigned char *h, struct e
 }
 
 /* Takes bytes up to the end of a block; *ret_used says how many. */
-static errint_t block_push(struct tar_reader *t, const unsigned char *p, size_t len, size_t *ret_used,
-			   struct err *e)
+static errint_t block_push(struct tar_reader *t, const unsigned char *p, size_t len,
+			   size_t *ret_used, struct err *e)
 {
 	size_t n = MIN_OF(len, BLOCK - t->have);
 

@@ -87,8 +87,8 @@ static errint_t old_entries(struct sparse *s, const unsigned char *p, size_t n)
 
 		if (p[0] == '\0' || p[OLD_FIELD] == '\0')
 			break;
-		if (!tar_number(p, OLD_FIELD, &off) || !tar_number(p + OLD_FIELD, OLD_FIELD, &len) ||
-		    off < 0 || len < 0)
+		if (!tar_number(p, OLD_FIELD, &off) || off < 0 ||
+		    !tar_number(p + OLD_FIELD, OLD_FIELD, &len) || len < 0)
 			return -EINVAL;
 		r = piece_add(s, (uint64_t)off, (uint64_t)len);
 	}

@@ -114,8 +114,8 @@ static errint_t read_all(int fd, char *dst, size_t len, struct err *e)
 		if (n < 0)
 			return err_errno(e, errno, "cannot read a file tree");
 		if (n == 0)
-			return err_set(e, EBADMSG, ERR_INTEGRITY, "file tree cut off after %zu bytes",
-				       done);
+			return err_set(e, EBADMSG, ERR_INTEGRITY,
+				       "file tree cut off after %zu bytes", done);
 		done += (size_t)n;
 	}
 	return 0;
@@ -284,8 +284,8 @@ errint_t tree_path(const struct tree *t, uint32_t n, struct buf *ret)
 	return buf_check(ret);
 }
 
-bool tree_xattr(const struct tree *t, uint32_t n, size_t i, const char **ret_name, size_t *ret_name_len,
-		const void **ret_value, size_t *ret_value_len)
+bool tree_xattr(const struct tree *t, uint32_t n, size_t i, const char **ret_name,
+		size_t *ret_name_len, const void **ret_value, size_t *ret_value_len)
 {
 	const struct tree_node *f = &t->nodes[t->nodes[n].ino];
 

@@ -275,7 +275,8 @@ static bool extents_sound(const struct tree_entry *en)
 	return true;
 }
 
-static errint_t fill_sparse(struct tree_builder *b, const struct tree_entry *en, struct tree_node *n)
+static errint_t fill_sparse(struct tree_builder *b, const struct tree_entry *en,
+			    struct tree_node *n)
 {
 	n->flags |= TREE_F_SPARSE;
 	n->v = pair32((uint32_t)b->n_extents, (uint32_t)en->n_extents);
@@ -290,7 +291,8 @@ static errint_t fill_sparse(struct tree_builder *b, const struct tree_entry *en,
 	return 0;
 }
 
-static errint_t fill_target(struct tree_builder *b, const char *target, size_t len, struct tree_node *n)
+static errint_t fill_target(struct tree_builder *b, const char *target, size_t len,
+			    struct tree_node *n)
 {
 	uint32_t s = tree_writer_str(&b->w, target, len);
 
@@ -328,7 +330,8 @@ static errint_t fill(struct tree_builder *b, const struct tree_entry *en, struct
 	return b->w.failed ? b->w.failed : fill_typed(b, en, n);
 }
 
-static errint_t add_node(struct tree_builder *b, uint32_t dir, uint32_t name, const struct tree_entry *en)
+static errint_t add_node(struct tree_builder *b, uint32_t dir, uint32_t name,
+			 const struct tree_entry *en)
 {
 	uint32_t d = dentry_find(b, dir, name), inode;
 	struct tree_node n;
@@ -382,7 +385,7 @@ static errint_t add_at(struct tree_builder *b, const struct tree_entry *en)
 /* A symbolic link that Linux could not have. */
 static bool bad_symlink(const struct tree_entry *en)
 {
-	return en->target_len == 0 || en->target_len > TREE_PATH_MAX ||
+	return en->target_len == 0 || en->target_len >= TREE_PATH_MAX ||
 	       memchr(en->target, '\0', en->target_len);
 }
 
@@ -492,7 +495,8 @@ static void group(const struct tree_builder *b, struct by_dir *g)
 		g->list[g->start[b->dentries[i].dir + 1]++] = (uint32_t)i;
 }
 
-static void fill_dir(struct tree_builder *b, struct by_dir *g, uint32_t inode, struct tree_node *out)
+static void fill_dir(struct tree_builder *b, struct by_dir *g, uint32_t inode,
+		     struct tree_node *out)
 {
 	uint32_t *child = g->list + g->start[inode], n = g->start[inode + 1] - g->start[inode];
 

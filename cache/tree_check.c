@@ -179,7 +179,8 @@ static bool xattr_ok(const struct tree *t, const struct tree_xattr *x)
 {
 	return x->name_len > 0 && x->name_len <= TREE_XATTR_NAME_MAX &&
 	       x->value_len <= TREE_XATTR_VALUE_MAX && str_ok(t, x->name, x->name_len) &&
-	       str_ok(t, x->value, x->value_len) && !memchr(t->strings + x->name, '\0', x->name_len);
+	       str_ok(t, x->value, x->value_len) &&
+	       !memchr(t->strings + x->name, '\0', x->name_len);
 }
 
 static bool xset_ok(const struct tree *t, const struct tree_xset *s)

@@ -41,7 +41,8 @@ void tree_index_done(struct tree_index *x)
 	*x = (struct tree_index){ 0 };
 }
 
-uint32_t tree_index_find(const struct tree_index *x, uint32_t hash, tree_index_eq eq, const void *ctx)
+uint32_t tree_index_find(const struct tree_index *x, uint32_t hash, tree_index_eq eq,
+			 const void *ctx)
 {
 	if (x->cap == 0)
 		return TREE_NONE;
@@ -243,7 +244,8 @@ static size_t xattr_sort(struct xattr_order *order, const struct tree_xattr_in *
 	return out;
 }
 
-static errint_t xset_append(struct tree_writer *w, const struct tree_xattr *x, size_t n, uint32_t hash)
+static errint_t xset_append(struct tree_writer *w, const struct tree_xattr *x, size_t n,
+			    uint32_t hash)
 {
 	errint_t r = tree_vec_grow(&w->xsets, &w->cap_xsets, w->n_xsets, TREE_NODES_MAX,
 				   sizeof(*w->xsets));

@@ -7,7 +7,8 @@
 
 #define TREE_IMAGE_MAX (1u << 30)
 
-errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct tree **ret, struct err *e)
+errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct tree **ret,
+		     struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
@@ -38,8 +39,8 @@ static errint_t merge(struct ca_layer *const *layers, size_t n, struct buf *imag
 	return tree_merge(trees, n, image, e);
 }
 
-errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
-		       size_t n, struct tree **ret, struct err *e)
+errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
+		       struct ca_layer *const *layers, size_t n, struct tree **ret, struct err *e)
 {
 	_cleanup_buf_ struct buf image = BUF_INIT(TREE_IMAGE_MAX);
 	char key[CA_KEY_MAX];

@@ -71,7 +71,8 @@ static ssize_t take_reply(int fd, struct iovec *iov, int count, void *userdata)
 		saw_id(((const struct fuse_entry_out *)body)->nodeid);
 	if (h->error == 0 && opcodes[h->unique] == FUSE_READDIRPLUS)
 		saw_dir(body, len - sizeof(*h));
-	if (h->error == 0 && (opcodes[h->unique] == FUSE_OPEN || opcodes[h->unique] == FUSE_OPENDIR))
+	if (h->error == 0 &&
+	    (opcodes[h->unique] == FUSE_OPEN || opcodes[h->unique] == FUSE_OPENDIR))
 		fhs[n_fhs++] = ((const struct fuse_open_out *)body)->fh;
 	return (ssize_t)len;
 }
@@ -120,7 +121,8 @@ static uint64_t pick(struct input *in, const uint64_t *seen, const size_t *n)
 /* Room for every argument struct, then a name and the like. */
 static size_t fill(struct input *in, uint32_t opcode, char *arg)
 {
-	static const char *const names[] = { "hello", "dir", "tree", "f5", "slow", "dark", "ctl", "bad" };
+	static const char *const names[] = { "hello", "dir",  "tree", "f5",
+					     "slow",  "dark", "ctl",  "bad" };
 	uint8_t b = byte(in);
 	uint64_t *n = (uint64_t *)(void *)arg;
 
@@ -138,7 +140,9 @@ static size_t fill(struct input *in, uint32_t opcode, char *arg)
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS:
 		*(struct fuse_read_in *)(void *)arg = (struct fuse_read_in){
-			.fh = pick(in, fhs, &n_fhs), .offset = number(in), .size = (uint32_t)number(in) % 100000,
+			.fh = pick(in, fhs, &n_fhs),
+			.offset = number(in),
+			.size = (uint32_t)number(in) % 100000,
 		};
 		return sizeof(struct fuse_read_in);
 	case FUSE_WRITE:
@@ -147,7 +151,8 @@ static size_t fill(struct input *in, uint32_t opcode, char *arg)
 		};
 		return sizeof(struct fuse_write_in) + b;
 	case FUSE_BATCH_FORGET:
-		*(struct fuse_batch_forget_in *)(void *)arg = (struct fuse_batch_forget_in){ .count = b % 4 };
+		*(struct fuse_batch_forget_in *)(void *)arg =
+			(struct fuse_batch_forget_in){ .count = b % 4 };
 		for (unsigned i = 1; i < 9; i++)
 			n[i] = pick(in, ids, &n_ids);
 		return sizeof(uint64_t) * 9;
@@ -162,12 +167,15 @@ static size_t fill(struct input *in, uint32_t opcode, char *arg)
 	}
 }
 
-static void send_request(struct fuse_mount *m, uint64_t unique, uint32_t opcode, uint64_t nodeid, const void *arg,
-			 size_t len)
+static void send_request(struct fuse_mount *m, uint64_t unique, uint32_t opcode, uint64_t nodeid,
+			 const void *arg, size_t len)
 {
 	char *mem = calloc(1, REQUEST_SIZE);
 	struct fuse_in_header h = {
-		.len = (uint32_t)(sizeof(h) + len), .opcode = opcode, .unique = unique, .nodeid = nodeid,
+		.len = (uint32_t)(sizeof(h) + len),
+		.opcode = opcode,
+		.unique = unique,
+		.nodeid = nodeid,
 	};
 	struct fuse_buf buf = { .mem = mem, .size = h.len };
 
@@ -186,11 +194,14 @@ static bool has_answer(uint32_t opcode)
 static uint64_t play(struct fuse_mount *m, struct input *in)
 {
 	static const uint8_t table[] = {
-		FUSE_LOOKUP, FUSE_LOOKUP, FUSE_LOOKUP, FUSE_FORGET, FUSE_GETATTR, FUSE_SETATTR, FUSE_READLINK,
-		FUSE_MKDIR, FUSE_UNLINK, FUSE_RMDIR, FUSE_OPEN, FUSE_OPEN, FUSE_READ, FUSE_READ, FUSE_WRITE,
-		FUSE_STATFS, FUSE_RELEASE, FUSE_FSYNC, FUSE_GETXATTR, FUSE_LISTXATTR, FUSE_REMOVEXATTR,
-		FUSE_FLUSH, FUSE_OPENDIR, FUSE_OPENDIR, FUSE_READDIR, FUSE_RELEASEDIR, FUSE_INTERRUPT,
-		FUSE_BATCH_FORGET, FUSE_READDIRPLUS, FUSE_READDIRPLUS, FUSE_READDIRPLUS, FUSE_RENAME2,
+		FUSE_LOOKUP,	  FUSE_LOOKUP,	    FUSE_LOOKUP,      FUSE_FORGET,
+		FUSE_GETATTR,	  FUSE_SETATTR,	    FUSE_READLINK,    FUSE_MKDIR,
+		FUSE_UNLINK,	  FUSE_RMDIR,	    FUSE_OPEN,	      FUSE_OPEN,
+		FUSE_READ,	  FUSE_READ,	    FUSE_WRITE,	      FUSE_STATFS,
+		FUSE_RELEASE,	  FUSE_FSYNC,	    FUSE_GETXATTR,    FUSE_LISTXATTR,
+		FUSE_REMOVEXATTR, FUSE_FLUSH,	    FUSE_OPENDIR,     FUSE_OPENDIR,
+		FUSE_READDIR,	  FUSE_RELEASEDIR,  FUSE_INTERRUPT,   FUSE_BATCH_FORGET,
+		FUSE_READDIRPLUS, FUSE_READDIRPLUS, FUSE_READDIRPLUS, FUSE_RENAME2,
 	};
 	uint64_t unique = 1;
 
@@ -234,7 +245,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(answers, 0, sizeof(answers));
 	atomic_store(&toy_gate_open, false);
 	toy_up(&toy);
-	if (fuse_mount_new_custom(&toy.fs, &io, open("/dev/null", O_RDWR | O_CLOEXEC), &m, NULL) < 0)
+	if (fuse_mount_new_custom(&toy.fs, &io, open("/dev/null", O_RDWR | O_CLOEXEC), &m, NULL) <
+	    0)
 		abort();
 	send_request(m, 1, FUSE_INIT, 0, &init, sizeof(init));
 	last = flush_interrupts(m, play(m, &in));

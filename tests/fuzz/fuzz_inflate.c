@@ -1,8 +1,8 @@
 /*
  * fuzz_inflate.c - any bytes as a compressed stream
  *
- * The first two bytes choose piece sizes, the place of a checkpoint and what is done to its state; the
- * rest is the stream.  Pushed in odd pieces it must give what it gives at once; resumed at the
+ * The first two bytes choose piece sizes, the place of a checkpoint and what is done to its state;
+ *the rest is the stream.  Pushed in odd pieces it must give what it gives at once; resumed at the
  * checkpoint it must give the rest of that; and a state that was tampered with, packed or unpacked,
  * must be refused or decode to anything, in bounds.
  *
@@ -62,14 +62,15 @@ static errint_t run(struct inflate *z, const uint8_t *data, size_t len, size_t p
 	return inflate_end(z, NULL);
 }
 
-static errint_t resume(enum inflate_format fmt, const struct point *p, const uint8_t *data, size_t len,
-		       size_t piece, struct buf *out)
+static errint_t resume(enum inflate_format fmt, const struct point *p, const uint8_t *data,
+		       size_t len, size_t piece, struct buf *out)
 {
 	struct inflate *z = NULL;
 
 	if (p->in > len)
 		return -EBADMSG;
-	errint_t r = inflate_resume(fmt, p->in, p->out, p->state.data, p->state.len, collect, out, &z, NULL);
+	errint_t r = inflate_resume(fmt, p->in, p->out, p->state.data, p->state.len, collect, out,
+				    &z, NULL);
 	if (r < 0)
 		return r;
 	r = inflate_push(z, NULL, 0, NULL);
@@ -107,7 +108,8 @@ static bool scribble_raw(struct point *p, const uint8_t *data, size_t n)
 	return true;
 }
 
-static void tamper(enum inflate_format fmt, struct point *p, bool raw, const uint8_t *data, size_t len)
+static void tamper(enum inflate_format fmt, struct point *p, bool raw, const uint8_t *data,
+		   size_t len)
 {
 	struct buf out = BUF_INIT(OUT_MAX);
 	size_t n = MIN_OF(len, (size_t)64);
@@ -136,13 +138,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	z = inflate_new(collect, &odd);
 	errint_t r_odd = run(z, data, len, piece, at, &p);
 	must((r == 0) == (r_odd == 0));
-	must(r < 0 || (whole.len == odd.len && (!odd.len || memcmp(whole.data, odd.data, odd.len) == 0)));
+	must(r < 0 ||
+	     (whole.len == odd.len && (!odd.len || memcmp(whole.data, odd.data, odd.len) == 0)));
 	if (p.taken) {
 		errint_t r_rest = resume(inflate_format(z), &p, data, len, piece + 1, &rest);
 
 		must((r == 0) == (r_rest == 0));
-		must(r < 0 || (rest.len == whole.len - p.out &&
-			       (!rest.len || memcmp(rest.data, whole.data + p.out, rest.len) == 0)));
+		must(r < 0 ||
+		     (rest.len == whole.len - p.out &&
+		      (!rest.len || memcmp(rest.data, whole.data + p.out, rest.len) == 0)));
 		tamper(inflate_format(z), &p, raw, data, len);
 	}
 	(void)inflate_free(z);

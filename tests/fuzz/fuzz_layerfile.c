@@ -4,7 +4,8 @@
  * What loads must be sound: units in order and within the stream, states within their part, one CRC
  * for each span; and writing it again must give the same tables.
  *
- *	clang -fsanitize=fuzzer,address,undefined ... fuzz_layerfile.c cache/layer_file.c util/{buf,err}.c
+ *	clang -fsanitize=fuzzer,address,undefined ... fuzz_layerfile.c cache/layer_file.c
+ *util/{buf,err}.c
  */
 #include <stdint.h>
 #include <string.h>
@@ -36,7 +37,8 @@ static errint_t read_image(void *ctx, uint64_t off, void *dst, size_t len, struc
 
 static void check(const struct layer_file *f)
 {
-	must(f->n_units > 0 && f->units[0].in == 0 && f->units[0].out == 0 && f->units[0].has_state);
+	must(f->n_units > 0 && f->units[0].in == 0 && f->units[0].out == 0 &&
+	     f->units[0].has_state);
 	for (uint32_t i = 0; i < f->n_units; i++) {
 		const struct layer_unit *u = &f->units[i];
 
@@ -45,13 +47,15 @@ static void check(const struct layer_file *f)
 		must(i == 0 || (u->in >= u[-1].in && u->out > u[-1].out));
 	}
 	must(f->n_spans == layer_spans(f->size));
-	must(!f->n_spans || memchr(f->crcs, 0, f->n_spans * sizeof(*f->crcs)) != f->crcs - 1); /* touch all */
+	must(!f->n_spans ||
+	     memchr(f->crcs, 0, f->n_spans * sizeof(*f->crcs)) != f->crcs - 1); /* touch all */
 }
 
 static void write_again(struct layer_file *f, const struct image *m)
 {
 	struct buf out = BUF_INIT(LAYER_IMAGE_MAX);
-	struct buf states = { .data = (char *)m->data + f->states_off, .len = (size_t)f->states_len };
+	struct buf states = { .data = (char *)m->data + f->states_off,
+			      .len = (size_t)f->states_len };
 
 	must(buf_add(&out, m->data, (size_t)f->tree_len) == 0);
 	must(layer_file_finish(f, &states, &out) == 0);

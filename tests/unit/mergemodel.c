@@ -234,6 +234,23 @@ static void apply_entry(struct model_fs *fs, const char *path, struct model_obj 
 	set(fs, path, o);
 }
 
+/* An implicit directory in which nothing but markers will ever be seen. */
+static bool hollow(const struct model_fs *layer, size_t dir)
+{
+	const char *path = layer->at[dir].path;
+
+	if (path[0] == '\0' || layer->at[dir].obj->type != TREE_DIR || !layer->at[dir].obj->implicit)
+		return false;
+	for (size_t i = 0; i < layer->n; i++) {
+		const struct model_obj *o = layer->at[i].obj;
+
+		if (below(layer->at[i].path, path) && !(o->type == TREE_DIR && o->implicit) &&
+		    !marker_inside(layer->at[i].path + strlen(path) + 1))
+			return false;
+	}
+	return true;
+}
+
 static int by_path(const void *a, const void *b)
 {
 	return strcmp(a, b); /* the path is the first member; parents come first */
@@ -257,7 +274,7 @@ void model_apply(struct model_fs *fs, const struct model_fs *layer)
 
 		if (o->type == TREE_LINK)
 			o = resolve(&lower, &in, o);
-		if (o && !marker_inside(in.at[i].path))
+		if (o && !marker_inside(in.at[i].path) && !hollow(&in, i))
 			apply_entry(fs, in.at[i].path, o);
 	}
 }

@@ -167,8 +167,10 @@ TEST(a_whiteout_in_a_whited_out_directory)
 {
 	/* umoci#254 */
 	CHECK_EQ_STR(MERGED(LAYER("f test/test 1", "f k 1"), LAYER("f .wh.test 0", "f test/.wh.test 0")),
-		     "k 1\ntest/ ?\n");
-	CHECK_EQ_STR(MERGED(LAYER("f test 1"), LAYER("f test/.wh.test 0", "f .wh.test 0")), "test/ ?\n");
+		     "k 1\n");
+	CHECK_EQ_STR(MERGED(LAYER("f test 1"), LAYER("f test/.wh.test 0", "f .wh.test 0")), "");
+	CHECK_EQ_STR(MERGED(LAYER("f test/a 1"), LAYER("f .wh.test 0", "d test", "f test/.wh.test 0")),
+		     "test/ 700\n");
 }
 
 TEST(whiteouts_are_known_by_name_not_by_type)
@@ -218,7 +220,21 @@ TEST(markers_are_never_visible)
 {
 	CHECK_EQ_STR(MERGED(LAYER("f .wh.x 0", "f .wh..wh..opq 0", "f .wh..wh.plnk 0", "d .wh..wh.aufs",
 				  "f .wh..wh.orph/x 0", "f .wh..opq 0", "f .wh. 0", "f a/.wh.b 0", "f .whx 1")),
-		     ".whx 1\na/ ?\n");
+		     ".whx 1\n");
+}
+
+TEST(a_directory_made_up_for_markers_alone_makes_no_directory)
+{
+	CHECK_EQ_STR(MERGED(LAYER("f d/.wh.x 0", "f d/e/.wh..wh..opq 0", "f d/.wh.y/z 0")), "");
+	CHECK_EQ_STR(MERGED(LAYER("s d t", "f e 1"), LAYER("f d/.wh.x 0", "f e/f/.wh.x 0")), "d -> t\ne 1\n");
+	CHECK_EQ_STR(MERGED(LAYER("f d/x 1", "f d/y 1"), LAYER("f d/.wh.x 0")), "d/ ?\nd/y 1\n");
+	CHECK_EQ_STR(MERGED(LAYER("f d/x 1", "D d"), LAYER("f d/.wh..wh..opq 0"), LAYER("f d/y 1")),
+		     "d/ 711\nd/y 1\n");
+	CHECK_EQ_STR(MERGED(LAYER("f d 1"), LAYER("f d/.wh.x 0", "f d/y 2")), "d/ ?\nd/y 2\n");
+	CHECK_EQ_STR(MERGED(LAYER("f d/a/b 1"), LAYER("f d 1"), LAYER("f d/a/.wh.c 0")), "d 1\n");
+	/* links do not find their way through one */
+	CHECK_EQ_STR(MERGED(LAYER("f d 1"), LAYER("f d/.wh.x 0"), LAYER("l y d", "l z d/x")),
+		     "d 1 x2\ny = d\n");
 }
 
 TEST(reserved_and_bare_markers_remove_nothing)
@@ -633,7 +649,7 @@ static bool model_round(unsigned round)
 	}
 
 	TREE(t) = tm_merge(layers, n);
-	bool same = t && same_trees(t, &fs);
+	bool same = CHECK(t != NULL) && same_trees(t, &fs);
 
 	for (unsigned i = 0; i < n; i++) {
 		if (!same)
