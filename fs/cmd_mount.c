@@ -170,9 +170,13 @@ static errint_t check_directory(const char *path, struct err *e)
 {
 	struct stat st;
 
+	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+		return err_set(e, ENOTDIR, ERR_INPUT, "the mount point %s is not a directory", path);
+	if (stat(path, &st) == 0 && geteuid() != 0 && access(path, W_OK) < 0)
+		return err_set(e, EACCES, ERR_INPUT, "you may mount only on a directory that you can write "
+			       "to, and %s is not one", path);
 	if (stat(path, &st) == 0)
-		return S_ISDIR(st.st_mode) ? 0 : err_set(e, ENOTDIR, ERR_INPUT,
-			"the mount point %s is not a directory", path);
+		return 0;
 	if (errno == ENOENT)
 		return err_set(e, ENOENT, ERR_INPUT,
 			       "the mount point %s does not exist; make it first: mkdir -p %s", path, path);

@@ -1,16 +1,17 @@
 /*
  * fuse.c - mount, session, loop, stop
  *
- * Threads: the caller of fuse_mount_serve waits here for events (the kernel's greeting, a request to
- * stop, the loop's end), on an eventfd; libfuse's loop runs on a thread of its own with its workers.
- * That makes stopping reliable: fuse_mount_stop, which a signal handler may call, sets a flag and
- * writes the eventfd; the waiting thread then pokes the loop's thread with POKE_SIGNAL until its
- * sem_wait has noticed (older libfuse has no other way, and one poke may come a moment too early).
+ * Threads: the caller of fuse_mount_serve waits here for events (the kernel's greeting, a request
+ * to stop, the loop's end), on an eventfd; libfuse's loop runs on a thread of its own with its
+ * workers. That makes stopping reliable: fuse_mount_stop, which a signal handler may call, sets a
+ * flag and writes the eventfd; the waiting thread then pokes the loop's thread with POKE_SIGNAL
+ * until its sem_wait has noticed (older libfuse has no other way, and one poke may come a moment
+ * too early).
  *
  * No thread exists before fuse_mount_serve, so that the caller may fork after fuse_mount_new
  * (style.md F24).  Order of stopping: nothing waits any more (engine_halt), notifications end while
- * the loop still serves (one may wait for a reply), the loop ends, the last answers go out while the
- * session still exists (engine_drain).
+ * the loop still serves (one may wait for a reply), the loop ends, the last answers go out while
+ * the session still exists (engine_drain).
  */
 #include "fs/fuse_priv.h"
 
@@ -61,15 +62,20 @@ static void on_fuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
 
 /* ---- may we mount there? ---- */
 
-static errint_t check_mountpoint(const char *dir, struct err *e)
+static errint_t check_mountpoint(const char *dir, uint64_t *ret_dev, struct err *e)
 {
 	struct stat st;
 
-	if (stat(dir, &st) == 0)
-		return S_ISDIR(st.st_mode) ? 0 : err_set(e, ENOTDIR, ERR_INPUT, "%s is not a directory", dir);
+	if (stat(dir, &st) == 0) {
+		*ret_dev = st.st_dev;
+		return S_ISDIR(st.st_mode)
+			       ? 0
+			       : err_set(e, ENOTDIR, ERR_INPUT, "%s is not a directory", dir);
+	}
 	if (errno == ENOTCONN)
 		return err_set(e, ENOTCONN, ERR_LOCAL,
-			       "%s is a mount whose daemon has gone; run `fusermount3 -u %s` first", dir, dir);
+			       "%s is a mount whose daemon has gone; run `fusermount3 -u %s` first",
+			       dir, dir);
 	return err_errno(e, errno, "%s", dir);
 }
 
@@ -77,8 +83,9 @@ static errint_t check_device(struct err *e)
 {
 	if (access("/dev/fuse", F_OK) == 0)
 		return 0;
-	return err_set(e, ENODEV, ERR_LOCAL, "there is no /dev/fuse: load the kernel module fuse, or start "
-					     "the container with --device /dev/fuse");
+	return err_set(e, ENODEV, ERR_LOCAL,
+		       "there is no /dev/fuse: load the kernel module fuse, or start "
+		       "the container with --device /dev/fuse");
 }
 
 static bool conf_has_line(const char *file, const char *line)
@@ -102,7 +109,8 @@ static errint_t check_sharing(const struct fs_config *c, struct err *e)
 	if ((!c->allow_other && !c->allow_root) || geteuid() == 0 ||
 	    conf_has_line("/etc/fuse.conf", "user_allow_other"))
 		return 0;
-	return err_set(e, EPERM, ERR_INPUT, "%s needs the line user_allow_other in /etc/fuse.conf, or root",
+	return err_set(e, EPERM, ERR_INPUT,
+		       "%s needs the line user_allow_other in /etc/fuse.conf, or root",
 		       c->allow_other ? "allow_other" : "allow_root");
 }
 
@@ -125,6 +133,8 @@ static errint_t option_text(const struct fs_config *c, struct buf *b)
 	(void)buf_addf(b, ",%s,%s", c->suid ? "suid" : "nosuid", c->dev ? "dev" : "nodev");
 	if (c->ro)
 		(void)buf_adds(b, ",ro");
+	if (c->debug)
+		(void)buf_adds(b, ",debug");
 	if (c->allow_other)
 		(void)buf_adds(b, ",allow_other");
 	else if (c->allow_root)
@@ -189,13 +199,15 @@ static errint_t attach(struct fuse_mount *m, struct err *e)
 		m->mounted = true;
 		return fuse_io_attach(m, NULL, fuse_session_fd(m->se));
 	}
-	return err_set(e, EIO, ERR_LOCAL, "cannot mount on %s%s%s", m->mountpoint, *said ? ": " : "", said);
+	return err_set(e, EIO, ERR_LOCAL, "cannot mount on %s%s%s", m->mountpoint,
+		       *said ? ": " : "", said);
 }
 
 errint_t fuse_mount_new(struct fs *fs, struct fuse_mount **ret, struct err *e)
 {
 	const char *dir = fs->config->mountpoint;
-	errint_t r = check_mountpoint(dir, e);
+	uint64_t dev_below = 0;
+	errint_t r = check_mountpoint(dir, &dev_below, e);
 	struct fuse_mount *m;
 
 	if (r == 0)
@@ -210,6 +222,7 @@ errint_t fuse_mount_new(struct fs *fs, struct fuse_mount **ret, struct err *e)
 		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 	}
 	m->fs = fs;
+	m->dev_below = dev_below;
 	r = mount_parts(m, e);
 	if (r == 0)
 		r = attach(m, e);
@@ -276,12 +289,16 @@ static void do_not_want(struct fuse_conn_info *conn, uint64_t flag)
 
 /* Pages never go stale by themselves: what changes is read with direct_io, or is another node.  So
  * neither automatic invalidation (a getattr per read, pages dropped for a new mtime, F15) nor
- * explicit_inval (which would keep pages of a file whose size has changed). */
+ * explicit_inval (which would keep pages of a file whose size has changed).
+ *
+ * Listings always come with attributes, not only when the kernel guesses that they will be wanted:
+ * of 100 000 files, `find -size` takes 0.4 s instead of 5.7 s, `ls` 0.4 s instead of 0.2 s. */
 void fuse_mount_greet(struct fuse_mount *m, struct fuse_conn_info *conn)
 {
 	static const uint64_t wanted[] = {
-		FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_ATOMIC_O_TRUNC, FUSE_CAP_ASYNC_DIO,
-		FUSE_CAP_READDIRPLUS, FUSE_CAP_READDIRPLUS_AUTO,
+		FUSE_CAP_ASYNC_READ,	       FUSE_CAP_PARALLEL_DIROPS,
+		FUSE_CAP_ATOMIC_O_TRUNC,       FUSE_CAP_ASYNC_DIO,
+		FUSE_CAP_READDIRPLUS,
 #ifdef FUSE_CAP_NO_EXPORT_SUPPORT
 		FUSE_CAP_NO_EXPORT_SUPPORT,
 #endif
@@ -290,9 +307,10 @@ void fuse_mount_greet(struct fuse_mount *m, struct fuse_conn_info *conn)
 #endif
 	};
 	static const uint64_t unwanted[] = {
-		FUSE_CAP_WRITEBACK_CACHE, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_EXPLICIT_INVAL_DATA,
-		FUSE_CAP_SPLICE_READ, FUSE_CAP_SPLICE_WRITE, FUSE_CAP_SPLICE_MOVE, FUSE_CAP_EXPORT_SUPPORT,
-		FUSE_CAP_POSIX_ACL, FUSE_CAP_CACHE_SYMLINKS,
+		FUSE_CAP_WRITEBACK_CACHE,  FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_EXPLICIT_INVAL_DATA,
+		FUSE_CAP_SPLICE_READ,	   FUSE_CAP_SPLICE_WRITE,    FUSE_CAP_SPLICE_MOVE,
+		FUSE_CAP_EXPORT_SUPPORT,   FUSE_CAP_POSIX_ACL,	     FUSE_CAP_CACHE_SYMLINKS,
+		FUSE_CAP_READDIRPLUS_AUTO,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
@@ -328,7 +346,8 @@ static void widen_readahead(const struct fuse_mount *m)
 	char path[64], value[16];
 	int len = snprintf(value, sizeof(value), "%u\n", READAHEAD_KIB);
 
-	(void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(m->dev), minor(m->dev));
+	(void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(m->dev),
+		       minor(m->dev));
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, value, (size_t)len) < 0)
 		log_debug("%s: %s; reads are limited to 128 KiB each", path, strerror(errno));
@@ -391,10 +410,13 @@ static void await_event(struct fuse_mount *m, bool ending)
 
 static void be_ready(struct fuse_mount *m, void (*ready)(void *arg), void *arg)
 {
-	if (m->mountpoint) {
+	if (m->mountpoint)
 		m->dev = mounted_dev(m->mountpoint);
+	/* Unless it has been unmounted already: then this is somebody else's device. */
+	if (m->dev == m->dev_below)
+		m->dev = 0;
+	if (m->dev != 0)
 		widen_readahead(m);
-	}
 	if (ready)
 		ready(arg);
 }
@@ -403,12 +425,15 @@ static void await_end(struct fuse_mount *m, void (*ready)(void *arg), void *arg)
 {
 	bool was_ready = false, ending = false;
 
-	while (!atomic_load(&m->loop_ended)) {
+	for (;;) {
+		bool ended = atomic_load(&m->loop_ended);
+
 		if (!was_ready && atomic_load(&m->greeted)) {
 			was_ready = true;
 			be_ready(m, ready, arg);
-			continue;
 		}
+		if (ended)
+			break;
 		if (!ending && atomic_load(&m->stop)) {
 			ending = true;
 			engine_halt(m->fs->engine);

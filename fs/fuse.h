@@ -1,8 +1,11 @@
 /*
  * fuse.h - the FUSE session: decode, start an op, encode the answer
  *
- * fuse.c (with notify.c) is the only place that includes libfuse.  It turns kernel requests into
- * struct op, answers into replies, and keeps the books of what the kernel refers to.
+ * fuse.c, fuse_*.c and notify.c are the only places that include libfuse.  They turn the kernel's
+ * requests into struct op, answers into replies, and keep the books of what the kernel refers to.
+ *
+ * Order: fs_new, fuse_mount_new, (fork), fuse_mount_serve, fuse_mount_free, fs_free.  Serving
+ * installs a handler for SIGURG, which it needs for stopping.
  */
 #pragma once
 
@@ -10,9 +13,10 @@
 
 struct fuse_mount;
 
-/* Mounts on config->mountpoint.  Errors say what to do (no /dev/fuse, user_allow_other missing...). */
+/* Mounts on config->mountpoint.  Errors say what to do (no /dev/fuse, no user_allow_other...). */
 errint_t fuse_mount_new(struct fs *fs, struct fuse_mount **ret, struct err *e) _must_check_;
-/* Serves until unmounted or told to stop; ready() is called once when the kernel has said INIT. */
+/* Serves until unmounted or told to stop; ready() is called once when the kernel has said INIT.
+ * When it returns every operation has been answered and the engine is halted: nothing waits any more. */
 errint_t fuse_mount_serve(struct fuse_mount *m, void (*ready)(void *arg), void *arg, struct err *e);
 /* Async-signal-safe: makes serve return. */
 void fuse_mount_stop(struct fuse_mount *m);

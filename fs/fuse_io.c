@@ -62,7 +62,8 @@ static ssize_t session_read(int fd, void *buf, size_t len, void *userdata)
 
 errint_t fuse_io_attach(struct fuse_mount *m, const struct fuse_custom_io *io, int fd)
 {
-	static const struct fuse_custom_io session_io = { .writev = session_writev, .read = session_read };
+	static const struct fuse_custom_io session_io = { .writev = session_writev,
+							  .read = session_read };
 
 	if (!io && fuse_version() >= FIXED_IN_VERSION)
 		return 0;

@@ -1,9 +1,9 @@
 /*
  * fuse_ops.c - requests -> struct op
  *
- * Each function decodes one kind of request on a thread of the session loop and starts an operation,
- * or answers at once what needs none.  Nothing here waits: an operation that has to is parked and
- * answered later from another thread (op.h).
+ * Each function decodes one kind of request on a thread of the session loop and starts an
+ * operation, or answers at once what needs none.  Nothing here waits: an operation that has to is
+ * parked and answered later from another thread (op.h).
  *
  * What would change the tree is refused with EROFS, never left out: an absent handler means ENOSYS,
  * which the kernel remembers for the whole mount (style.md F18).  Left out on purpose are access
@@ -163,7 +163,8 @@ static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 }
 
 /* Only the size of what can be written at all; a shell's `>` asks for that. */
-static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+		       struct fuse_file_info *fi)
 {
 	int refused = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
 	struct op *op;
@@ -200,7 +201,8 @@ static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	start(op);
 }
 
-static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		    struct fuse_file_info *fi)
 {
 	struct op *op = begin_fh(req, OP_READ, ino, fi->fh);
 
@@ -271,8 +273,8 @@ static void do_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	start(op);
 }
 
-static void read_directory(fuse_req_t req, enum op_type type, fuse_ino_t ino, size_t size, off_t off,
-			   const struct fuse_file_info *fi)
+static void read_directory(fuse_req_t req, enum op_type type, fuse_ino_t ino, size_t size,
+			   off_t off, const struct fuse_file_info *fi)
 {
 	struct op *op = begin_fh(req, type, ino, fi->fh);
 
@@ -287,12 +289,14 @@ static void read_directory(fuse_req_t req, enum op_type type, fuse_ino_t ino, si
 	start(op);
 }
 
-static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		       struct fuse_file_info *fi)
 {
 	read_directory(req, OP_READDIR, ino, size, off, fi);
 }
 
-static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+			   struct fuse_file_info *fi)
 {
 	read_directory(req, OP_READDIRPLUS, ino, size, off, fi);
 }
@@ -313,7 +317,9 @@ static void do_statfs(fuse_req_t req, fuse_ino_t ino)
 	const struct fs *fs = mount_of(req)->fs;
 	uint64_t used = 0, max = 0;
 	size_t nodes = node_count(fs->nodes);
-	struct statvfs st = { .f_bsize = FS_BLOCK, .f_frsize = FS_BLOCK, .f_namemax = NODE_NAME_MAX };
+	struct statvfs st = { .f_bsize = FS_BLOCK,
+			      .f_frsize = FS_BLOCK,
+			      .f_namemax = NODE_NAME_MAX };
 
 	(void)ino;
 	if (fs->cache)
@@ -404,19 +410,22 @@ static void no_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const
 	(void)fuse_reply_err(req, EROFS);
 }
 
-static void no_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+static void no_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		      struct fuse_file_info *fi)
 {
 	(void)parent, (void)name, (void)mode, (void)fi;
 	(void)fuse_reply_err(req, EROFS);
 }
 
-static void no_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+static void no_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+			size_t size, int flags)
 {
 	(void)ino, (void)name, (void)value, (void)size, (void)flags;
 	(void)fuse_reply_err(req, EROFS);
 }
 
-static void no_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+static void no_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+			 struct fuse_file_info *fi)
 {
 	(void)ino, (void)mode, (void)off, (void)len, (void)fi;
 	(void)fuse_reply_err(req, EROFS);

@@ -16,7 +16,7 @@
 #include "fs/kind.h"
 #include "fs/op.h"
 
-#define FUSE_READ_MAX (1u << 20)	/* bytes of one read; the mount option says so to the kernel */
+#define FUSE_READ_MAX (1u << 20) /* bytes of one read; the mount option says so to the kernel */
 #define FUSE_DIR_MAX (1u << 20)		/* bytes of one readdir reply */
 #define FUSE_HANDLES_MAX (1u << 20)	/* open files and directories */
 
@@ -28,7 +28,7 @@ struct fuse_mount {
 	struct handle_table *handles;
 	char *mountpoint;		/* NULL: a session over a socket */
 	bool mounted;
-	uint64_t dev;			/* st_dev of the mount, once known */
+	uint64_t dev, dev_below;	/* st_dev of the mount, once known, and of what it covers */
 	int wake_fd;			/* eventfd: one of the flags has changed */
 	atomic_bool stop, greeted, loop_ended;
 	atomic_bool amend_greeting;	/* the next message is the answer to INIT; see fuse_io.c */

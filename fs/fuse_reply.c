@@ -2,12 +2,13 @@
  * fuse_reply.c - answers -> replies
  *
  * fuse_answer is called exactly once per operation, on any thread, with no lock held (style.md F4,
- * F11).  It first takes the interrupt function back: libfuse may be in the middle of calling it, and
- * that call must be over before the operation goes.
+ * F11).  It first takes the interrupt function back: libfuse may be in the middle of calling it,
+ * and that call must be over before the operation goes.
  *
- * The kernel's references are counted here and in FORGET only (F1, F2): node_give_kernel comes right
- * before the reply that carries the entry (afterwards would be too late: the FORGET may be faster),
- * and is taken back when the reply was not delivered, because its request had been aborted.
+ * The kernel's references are counted here and in FORGET only (F1, F2): node_give_kernel comes
+ * right before the reply that carries the entry (afterwards would be too late: the FORGET may be
+ * faster), and is taken back when the reply was not delivered, because its request had been
+ * aborted.
  */
 #include "fs/fuse_priv.h"
 
@@ -57,7 +58,9 @@ static void to_stat(const struct fs_attr *a, struct stat *ret)
 		.st_gid = a->gid,
 		.st_size = (off_t)size,
 		.st_blksize = IO_BYTES,
-		.st_blocks = S_ISREG(a->mode) ? (blkcnt_t)(size / BLOCK_BYTES + (size % BLOCK_BYTES != 0)) : 0,
+		.st_blocks = S_ISREG(a->mode)
+				     ? (blkcnt_t)(size / BLOCK_BYTES + (size % BLOCK_BYTES != 0))
+				     : 0,
 		.st_rdev = makedev(a->rdev_major, a->rdev_minor),
 	};
 	ret->st_mtim = (struct timespec){ .tv_sec = a->mtime_s, .tv_nsec = (long)a->mtime_ns };
@@ -139,16 +142,20 @@ static bool remember(struct dirbuf *b, uint64_t id)
 	return true;
 }
 
-static void add_plain(struct dirbuf *b, const char *name, uint64_t ino, uint8_t dtype, uint64_t next)
+static void add_plain(struct dirbuf *b, const char *name, uint64_t ino, uint8_t dtype,
+		      uint64_t next)
 {
 	struct stat st = { .st_ino = ino, .st_mode = (mode_t)dtype << 12 };
 
-	b->len += fuse_add_direntry(b->req, b->data + b->len, b->size - b->len, name, &st, (off_t)next);
+	b->len += fuse_add_direntry(b->req, b->data + b->len, b->size - b->len, name, &st,
+				    (off_t)next);
 }
 
-static void add_plus(struct dirbuf *b, const char *name, const struct fuse_entry_param *p, uint64_t next)
+static void add_plus(struct dirbuf *b, const char *name, const struct fuse_entry_param *p,
+		     uint64_t next)
 {
-	b->len += fuse_add_direntry_plus(b->req, b->data + b->len, b->size - b->len, name, p, (off_t)next);
+	b->len += fuse_add_direntry_plus(b->req, b->data + b->len, b->size - b->len, name, p,
+					 (off_t)next);
 }
 
 /* Without attributes: node id 0 says "not known now" (style.md F21), and counts nothing. */
@@ -236,7 +243,11 @@ static void reply_dir(struct op *op, const struct fuse_call *c)
 	_cleanup_free_ char *data = malloc(MAX_OF(size, (size_t)1));
 	struct notifier *n = c->m->fs->notifier;
 	struct dirbuf b = {
-		.op = op, .req = c->req, .data = data, .size = size, .plus = op->type == OP_READDIRPLUS,
+		.op = op,
+		.req = c->req,
+		.data = data,
+		.size = size,
+		.plus = op->type == OP_READDIRPLUS,
 	};
 	unsigned gate;
 

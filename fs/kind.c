@@ -59,7 +59,8 @@ static errint_t dirlist_room(struct dirlist *l)
 
 static bool is_name(const char *name, size_t len)
 {
-	return len > 0 && len <= NODE_NAME_MAX && !memchr(name, '/', len) && !memchr(name, '\0', len) &&
+	return len > 0 && len <= NODE_NAME_MAX && !memchr(name, '/', len) &&
+	       !memchr(name, '\0', len) &&
 	       !(name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.')));
 }
 
@@ -153,7 +154,8 @@ void dirlist_sort_unique(struct dirlist *l)
 		qsort(s, l->n, sizeof(*s), compare_items);
 		for (size_t i = 0; i < l->n; i++)
 			l->items[i] = s[i].item;
-	} else if (!sorted) { /* no memory: in place, and which of two equals stays is left to chance */
+	} else if (!sorted) { /* no memory: in place, and which of two equals stays is left to
+				 chance */
 		qsort(l->items, l->n, sizeof(*l->items), compare_plain);
 	}
 	drop_equal(l);
@@ -206,8 +208,8 @@ static void trace_slow(const char *what, struct node *n, uint32_t sub, const cha
 	_cleanup_buf_ struct buf path = BUF_INIT(8192);
 
 	node_path(n, &path);
-	log_debug("%s %s %s%s%s sub %u: %d", n->kind->name, what, buf_str(&path), *name ? " " : "", name,
-		  (unsigned)sub, r);
+	log_debug("%s %s %s%s%s sub %u: %d", n->kind->name, what, buf_str(&path), *name ? " " : "",
+		  name, (unsigned)sub, r);
 }
 
 /* Logs when that is wanted, and returns r: the common end of all wrappers. */
@@ -247,8 +249,8 @@ errint_t kind_attr(struct op *op, struct node *n, uint32_t sub, struct fs_attr *
 	return trace("attr", n, sub, "", r);
 }
 
-static errint_t call_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
-			    struct fs_entry *ret)
+static errint_t call_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name,
+			    size_t len, struct fs_entry *ret)
 {
 	errint_t r;
 
@@ -264,7 +266,8 @@ static errint_t call_lookup(struct op *op, struct node *dir, uint32_t sub, const
 	return r;
 }
 
-errint_t kind_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name, struct fs_entry *ret)
+errint_t kind_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name,
+		     struct fs_entry *ret)
 {
 	size_t len = strlen(name);
 	errint_t r = -ENAMETOOLONG;
@@ -380,7 +383,8 @@ errint_t kind_read(struct op *op, struct node *n, uint32_t sub, struct handle *h
 	return trace("read", n, sub, "", r);
 }
 
-errint_t kind_write(struct op *op, struct node *n, struct handle *h, uint64_t off, const void *data, size_t size)
+errint_t kind_write(struct op *op, struct node *n, struct handle *h, uint64_t off, const void *data,
+		    size_t size)
 {
 	errint_t r;
 
@@ -416,7 +420,8 @@ static errint_t error_xattr(struct node *n, struct buf *ret)
 	return buf_adds(ret, e.msg);
 }
 
-errint_t kind_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
+errint_t kind_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name,
+		       struct buf *ret)
 {
 	errint_t r = -ENODATA;
 

@@ -17,6 +17,8 @@
 
 #define TITLE_KEY "org.opencontainers.image.title"
 #define LAYER_NAME_MAX 32
+#define TITLE_MAX 1024	/* bytes of a title that is used as a path */
+#define TITLE_DEPTH_MAX 16
 
 /* ---- a blob file ---- */
 
@@ -223,9 +225,9 @@ const struct kind kind_layers = {
 
 static bool title_is_safe(const char *t)
 {
-	if (!*t || *t == '/')
+	if (!*t || *t == '/' || strlen(t) > TITLE_MAX)
 		return false;
-	for (;;) {
+	for (unsigned depth = 0; depth < TITLE_DEPTH_MAX; depth++) {
 		size_t n = strcspn(t, "/");
 
 		if (n == 0 || n > NODE_NAME_MAX || (n == 1 && t[0] == '.') ||
@@ -235,6 +237,7 @@ static bool title_is_safe(const char *t)
 			return true;
 		t += n + 1;
 	}
+	return false;
 }
 
 /* The paths that the blobs before the present one have, and the directories they need. */

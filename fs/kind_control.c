@@ -149,12 +149,19 @@ static errint_t show_errors(struct op *op, const struct subject *s, struct buf *
 
 /* ---- refresh ---- */
 
-/* Names below these nodes may mean something else now: the kernel shall ask again. */
-static void drop_names(struct node *n, void *ctx)
+/* Does a name below such a node mean something else when the registry changes? */
+static bool names_move(const struct kind *k)
+{
+	return k == &kind_repo || k == &kind_tag || k == &kind_oci || k == &kind_tar || k == &kind_referrers ||
+	       k == &kind_referrer_type;
+}
+
+/* The kernel shall ask again for each of them: dropping a directory's name does not drop those below. */
+static void drop_name(struct node *n, void *ctx)
 {
 	struct fs *fs = ctx;
 
-	if (n->parent && fs->notifier)
+	if (n->parent && names_move(n->parent->kind) && fs->notifier)
 		notify_inval_entry(fs->notifier, n->parent->id, n->name);
 }
 
@@ -179,9 +186,7 @@ static errint_t store_refresh(struct op *op, const struct subject *s, const char
 	(void)value;
 	(void)len;
 	refresh_site(s->fs, s->site, s->repo);
-	node_each(s->fs->nodes, &kind_tag, drop_names, s->fs);
-	node_each(s->fs->nodes, &kind_oci, drop_names, s->fs);
-	node_each(s->fs->nodes, &kind_referrers, drop_names, s->fs);
+	node_each(s->fs->nodes, NULL, drop_name, s->fs);
 	return 0;
 }
 

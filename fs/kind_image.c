@@ -394,11 +394,13 @@ errint_t image_getxattr(struct op *op, struct image *img, const char *reference,
 	return -ENODATA;
 }
 
-errint_t image_listxattr(struct buf *ret)
+errint_t image_listxattr(const struct image *img, struct buf *ret)
 {
 	static const char names[] = "user.oci.digest\0user.oci.media_type\0user.oci.reference";
+	static const char type[] = "user.oci.artifact_type";
+	errint_t r = buf_add(ret, names, sizeof(names));
 
-	return buf_add(ret, names, sizeof(names));
+	return r == 0 && img && oci_artifact_type(img->m) ? buf_add(ret, type, sizeof(type)) : r;
 }
 
 /* ---- REPO/sha256:HEX and platforms/NAME ---- */
@@ -458,10 +460,11 @@ static errint_t image_get(struct op *op, struct node *n, uint32_t sub, const cha
 
 static errint_t image_listx(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
 {
+	struct image_at *at = n->data;
+
 	(void)op;
-	(void)n;
 	(void)sub;
-	return image_listxattr(ret);
+	return image_listxattr(atomic_load(&at->img), ret);
 }
 
 const struct kind kind_image = {
@@ -540,6 +543,21 @@ static errint_t tag_get(struct op *op, struct node *n, uint32_t sub, const char 
 	return r < 0 ? r : image_getxattr(op, img, at->tag, name, ret);
 }
 
+/* `ls -l` asks for names: what is not known now is not worth a request. */
+static errint_t tag_listx(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
+{
+	_cleanup_(image_unrefp) struct image *img = NULL;
+	bool waits = op->no_wait;
+	uint64_t fresh;
+
+	(void)sub;
+	op->no_wait = true;
+	if (tag_image(op, n->data, &img, &fresh) < 0)
+		err_clear(&op->err);
+	op->no_wait = waits;
+	return image_listxattr(img, ret);
+}
+
 void tag_at_free(void *p)
 {
 	struct tag_at *at = p;
@@ -558,6 +576,6 @@ const struct kind kind_tag = {
 	.lookup = tag_lookup,
 	.list = tag_list,
 	.getxattr = tag_get,
-	.listxattr = image_listx,
+	.listxattr = tag_listx,
 	.drop_data = tag_at_free,
 };

@@ -6,8 +6,9 @@
  *
  * A repository whose name is that of a layout file is written with '%' in front (DESIGN.md 3).
  * What is shown is a snapshot, taken again when it is older than tag_ttl; as long as nothing has
- * changed it stays the same nodes.  All times are fixed, so that rsync's quick check (size and time)
- * sees equal blobs as equal.
+ * changed it stays the same nodes.  Blobs have a fixed time, so that rsync's quick check (size and
+ * time) sees equal blobs as equal.  index.json has the time when it was first seen to be as it is: a
+ * tag that moves to an image of equal length changes neither the size nor the name of anything.
  */
 #include <dirent.h>
 #include <sys/stat.h>
@@ -23,6 +24,7 @@ struct oci_file {
 	const struct layout_part *part;	/* NULL: text */
 	const char *text;		/* inside l, or constant */
 	size_t text_len;
+	int64_t mtime_s;
 };
 
 static void oci_file_free(void *p)
@@ -40,7 +42,8 @@ static errint_t oci_file_attr(struct op *op, struct node *n, uint32_t sub, struc
 	const struct oci_file *f = n->data;
 
 	(void)sub;
-	synth_file_attr(op, n, 0444, f->part ? f->part->size : f->text_len, 0, PO_FOREVER_NS, ret);
+	synth_file_attr(op, n, 0444, f->part ? f->part->size : f->text_len, f->mtime_s, PO_FOREVER_NS,
+			ret);
 	return 0;
 }
 
@@ -76,15 +79,21 @@ static const struct kind kind_oci_file = {
 	.drop_data = oci_file_free,
 };
 
+/* A blob, a text that belongs to l, or (neither) the constant oci-layout. */
 static errint_t file_entry(struct op *op, struct node *dir, const char *name, struct layout *l,
-			   const struct layout_part *part, const char *text, size_t text_len, uint64_t ttl_ns,
+			   const struct layout_part *part, const struct buf *text, uint64_t ttl_ns,
 			   struct fs_entry *ret)
 {
 	struct oci_file *f = calloc(1, sizeof(*f));
 
 	if (!f)
 		return err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
-	*f = (struct oci_file){ layout_ref(l), part, text, text_len };
+	*f = (struct oci_file){ .l = layout_ref(l), .part = part };
+	if (!part) {
+		f->text = text ? text->data : OCI_LAYOUT_FILE;
+		f->text_len = text ? text->len : strlen(OCI_LAYOUT_FILE);
+		f->mtime_s = text ? l->since_s : 0;
+	}
 	ret->node = node_child(dir, name, strlen(name), part ? 0 : l->ident, &kind_oci_file, f, false);
 	ret->ttl_ns = ttl_ns;
 	return ret->node ? 0 : err_set(&op->err, ENOMEM, ERR_LIMIT, "too many nodes");
@@ -160,7 +169,7 @@ static errint_t oci_dir_lookup(struct op *op, struct node *dir, uint32_t sub, co
 	if (buf_check(&text) < 0 || digest_parse(buf_str(&text), text.len, &d) < 0)
 		return -ENOENT;
 	p = layout_find(at->l, &d);
-	return p ? file_entry(op, dir, name, at->l, p, NULL, 0, PO_FOREVER_NS, ret) : -ENOENT;
+	return p ? file_entry(op, dir, name, at->l, p, NULL, PO_FOREVER_NS, ret) : -ENOENT;
 }
 
 static errint_t oci_dir_list(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret)
@@ -210,7 +219,7 @@ struct oci_at {
 	char *repo;
 	pthread_mutex_t lock;
 	struct layout *l;	/* the last snapshot */
-	uint64_t taken_ns;
+	uint64_t taken_ns, epoch;
 };
 
 static void oci_at_free(void *p)
@@ -247,7 +256,7 @@ static struct layout *recent(struct op *op, struct oci_at *at, uint64_t *ret_fre
 	LOCK_SCOPE(&at->lock);
 
 	age = clock_mono_ns() - at->taken_ns;
-	if (!at->l || age >= ttl)
+	if (!at->l || age >= ttl || at->epoch != site_epoch(at->site))
 		return NULL;
 	*ret_fresh = ttl - age;
 	return layout_ref(at->l);
@@ -257,6 +266,8 @@ static struct layout *recent(struct op *op, struct oci_at *at, uint64_t *ret_fre
 static errint_t snapshot(struct op *op, struct oci_at *at, struct layout **ret, uint64_t *ret_fresh)
 {
 	struct layout *l = recent(op, at, ret_fresh), *old = NULL;
+	uint64_t epoch = site_epoch(at->site);
+	_cleanup_buf_ struct buf what = BUF_INIT(1024);
 	errint_t r;
 
 	if (l) {
@@ -268,6 +279,8 @@ static errint_t snapshot(struct op *op, struct oci_at *at, struct layout **ret, 
 	r = layout_need(op, at->site, at->repo, NULL, false, &l);
 	if (r < 0)
 		return r;
+	buf_addf(&what, "layout %s", at->repo);
+	l->since_s = need_since(op, at->site, buf_str(&what), l->ident);
 	{
 		LOCK_SCOPE(&at->lock);
 		if (at->l && at->l->ident == l->ident) {
@@ -278,6 +291,7 @@ static errint_t snapshot(struct op *op, struct oci_at *at, struct layout **ret, 
 			at->l = layout_ref(l);
 		}
 		at->taken_ns = clock_mono_ns();
+		at->epoch = epoch;
 	}
 	(void)layout_unref(old);
 	*ret = l;
@@ -306,8 +320,8 @@ static errint_t layout_child(struct op *op, struct node *dir, const char *name, 
 	if (strcmp(name, "blobs") == 0)
 		return dir_entry(op, dir, name, l, 0, fresh, ret);
 	if (strcmp(name, "index.json") == 0)
-		return file_entry(op, dir, name, l, NULL, l->index.data, l->index.len, fresh, ret);
-	return file_entry(op, dir, name, l, NULL, OCI_LAYOUT_FILE, strlen(OCI_LAYOUT_FILE), fresh, ret);
+		return file_entry(op, dir, name, l, NULL, &l->index, fresh, ret);
+	return file_entry(op, dir, name, l, NULL, NULL, fresh, ret);
 }
 
 /* A repository or namespace below this one, under its own name or with '%'. */

@@ -50,7 +50,7 @@ void synth_dir_attr(struct op *op, const struct node *n, bool owner_only, int64_
 {
 	*ret = (struct fs_attr){
 		.ino = n->ino,
-		.mode = S_IFDIR | (owner_only ? 0500u : 0555u),
+		.mode = S_IFDIR | (owner_only ? 0700u : 0555u),
 		.nlink = 2,
 		.uid = op->fs->uid,
 		.gid = op->fs->gid,
@@ -189,7 +189,8 @@ static errint_t repo_lookup(struct op *op, struct node *dir, uint32_t sub, const
 	errint_t r;
 
 	(void)sub;
-	ret->ttl_ns = po_ttl_ns(PO_FRESH_ABSENT, op->fs->config->tag_ttl_ns, ERR_UNSET);
+	/* The kernel is not told for how long a name is absent: `.control/refresh` and a first push could
+	 * not take it back.  Asking us again costs no request (need.c remembers). */
 	if (name[0] == '.')
 		return dotted(op, dir, name, ret);
 	if (name[0] == ':')

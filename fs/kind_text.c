@@ -101,7 +101,8 @@ static errint_t text_attr(struct op *op, struct node *n, uint32_t sub, struct fs
 {
 	struct text *t = n->data;
 	bool owner = t->row->flags & ROW_OWNER;
-	uint32_t perm = po_mode(owner ? PO_ACCESS_OWNER : PO_ACCESS_PUBLIC, false, t->row->store, false);
+	/* Control files are 0600 throughout (DESIGN.md 3.3); writing one that has no store is EROFS. */
+	uint32_t perm = po_mode(owner ? PO_ACCESS_OWNER : PO_ACCESS_PUBLIC, false, owner || t->row->store, false);
 	uint64_t size = 0;
 	int64_t mtime = is_mutable(t) ? op->fs->started_s : 0;
 	errint_t r = text_size(op, t, &size);

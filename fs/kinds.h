@@ -124,7 +124,8 @@ errint_t image_created(struct op *op, struct image *img, int64_t *ret_s);
 /* user.oci.digest, .media_type, .reference, ... of an image directory. */
 errint_t image_getxattr(struct op *op, struct image *img, const char *reference, const char *name,
 			struct buf *ret);
-errint_t image_listxattr(struct buf *ret);
+/* img NULL: not known now. */
+errint_t image_listxattr(const struct image *img, struct buf *ret);
 
 /* `.oci` of a repository or namespace (kind_oci.c). */
 errint_t oci_entry(struct op *op, struct node *dir, const char *name, struct site *s, const char *repo,

@@ -2,8 +2,8 @@
  * layout.c - see layout.h
  *
  * Gathering walks from the tags through indexes to their images and, for whole repositories, through
- * what refers to them.  All that is missing is wanted at once, level by level, so that the number
- * of round trips is the depth and not the count.
+ * what refers to them.  What is missing is wanted at once, level by level and LAYOUT_WANTS_MAX at a
+ * time, so that the number of round trips is the depth and not the count.
  */
 #include "fs/layout.h"
 
@@ -19,10 +19,11 @@ struct gather {
 	struct site *site;
 	const char *repo;
 	bool referrers, full_name;
-	bool waiting;
+	unsigned waiting;	/* things that are not here yet */
 	struct layout *l;
 	size_t cap;
 	struct hmap *seen;	/* digests of manifests already walked */
+	uint64_t bytes;		/* of these manifests */
 	bool first;
 };
 
@@ -107,7 +108,7 @@ static errint_t walk_referrers(struct gather *g, struct image *img, struct image
 	errint_t r = need_referrers(g->op, img, enclosing, &m);
 
 	if (r == -EINPROGRESS) {
-		g->waiting = true;
+		g->waiting++;
 		return 0;
 	}
 	for (size_t i = 0; r == 0 && i < m->n_children; i++) {
@@ -153,13 +154,17 @@ static errint_t walk(struct gather *g, const struct digest *d, struct image *enc
 		return err_set(&g->op->err, ELOOP, ERR_LIMIT, "images are nested more than %d deep", LAYOUT_DEPTH_MAX);
 	r = need_image(g->op, g->site, g->repo, d, &img);
 	if (r == -EINPROGRESS) {
-		g->waiting = true;
+		g->waiting++;
 		return 0;
 	}
 	if (r == -ENOENT && optional) {
 		err_clear(&g->op->err);
 		return 0;
 	}
+	g->bytes += r == 0 ? img->bytes.len : 0;
+	if (hmap_count(g->seen) >= SITE_IMAGES_MAX / 2 || g->bytes >= SITE_IMAGES_BYTES / 2)
+		return err_set(&g->op->err, EFBIG, ERR_LIMIT, "%s has more than %d images: too many for one layout",
+			       g->repo, SITE_IMAGES_MAX / 2);
 	if (r == 0)
 		r = hmap_put(g->seen, d->raw, d->len, g);
 	if (r == 0)
@@ -181,7 +186,7 @@ static errint_t walk_tag(struct gather *g, const char *tag)
 	if (r == 0)
 		r = need_image(g->op, g->site, g->repo, &d, &img);
 	if (r == -EINPROGRESS) {
-		g->waiting = true;
+		g->waiting++;
 		return 0;
 	}
 	if (r < 0)
@@ -221,7 +226,7 @@ static errint_t gather_tags(struct gather *g, const char *tag)
 	if (tag)
 		return walk_tag(g, tag);
 	r = need_tags(g->op, g->site, g->repo, &tags);
-	for (size_t i = 0; r == 0 && i < tags->names.n; i++)
+	for (size_t i = 0; r == 0 && i < tags->names.n && g->waiting < LAYOUT_WANTS_MAX; i++)
 		r = walk_tag(g, tags->names.names[i]);
 	return r;
 }

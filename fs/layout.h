@@ -10,6 +10,7 @@
 #include "fs/kinds.h"
 
 #define LAYOUT_PARTS_MAX 1000000
+#define LAYOUT_WANTS_MAX 1000	/* asked for at once; the rest in the next run */
 #define LAYOUT_DEPTH_MAX 8	/* indexes and referrers inside each other */
 
 /* A blob of the layout: the bytes of a manifest, or a blob named by one. */
@@ -27,6 +28,7 @@ struct layout {
 	size_t n_parts;
 	struct image *top;		/* layout of one image: that image; a ref */
 	uint64_t ident;			/* hash of index.json */
+	int64_t since_s;		/* when it was first seen to be so; 0: nobody asked */
 };
 
 struct layout *layout_ref(struct layout *l);

@@ -2,8 +2,9 @@
  * need.c - names, manifests and listings a handler asks for (see need.h)
  *
  * The pattern is always the same: a fact (facts.h) that is fresh is the answer; otherwise the
- * handler wants the key, and the work behind it asks the registry and publishes a new fact.  With
- * tag_ttl=0 a fact is never fresh, so what this very operation has just waited for counts as fresh.
+ * handler wants the key, and the work behind it asks the registry and publishes a new fact.  What was
+ * learnt after the operation began is fresh for it whatever tag_ttl says: an operation that needs many
+ * facts one after the other would never have all of them.
  * When the registry cannot be asked, an older value may be served (po_serve_stale).
  *
  * Blobs, layers and trees are in need_data.c.
@@ -62,13 +63,6 @@ errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work,
 	return op_want(op, buf_str(&key), work, a, ask_free);
 }
 
-static bool waited(struct op *op, struct site *s, const char *fact)
-{
-	_cleanup_buf_ struct buf key = BUF_INIT(2048);
-
-	return buf_addf(&key, "%s|%s", s->name, fact) == 0 && op_waited_for(op, buf_str(&key));
-}
-
 static uint64_t age_ns(uint64_t since)
 {
 	uint64_t now = clock_mono_ns();
@@ -92,10 +86,10 @@ static errint_t need_fact(struct op *op, struct site *s, const char *name, enum 
 			  struct ask *ask, struct fact *ret)
 {
 	uint64_t ttl = po_ttl_ns(fresh, op->fs->config->tag_ttl_ns, ERR_UNSET);
-	bool known = facts_get(s->facts, name, ret), just = waited(op, s, name);
+	bool known = facts_get(s->facts, name, ret);
 	errint_t r;
 
-	if (known && ret->failed_ns && (just || age_ns(ret->failed_ns) < failure_ttl(op, &ret->err))) {
+	if (known && ret->failed_ns && (ret->failed_ns > op->begun_ns || age_ns(ret->failed_ns) < failure_ttl(op, &ret->err))) {
 		struct err e = ret->err;
 
 		ask_free(ask);
@@ -105,7 +99,7 @@ static errint_t need_fact(struct op *op, struct site *s, const char *name, enum 
 		op->err = e;
 		return -e.eno;
 	}
-	if (known && ret->learnt_ns && !ret->failed_ns && (just || age_ns(ret->learnt_ns) < ttl)) {
+	if (known && ret->learnt_ns && !ret->failed_ns && (ret->learnt_ns > op->begun_ns || age_ns(ret->learnt_ns) < ttl)) {
 		ask_free(ask);
 		return 0;
 	}
@@ -126,7 +120,7 @@ static bool fresh_fact(struct op *op, struct site *s, const char *name, enum po_
 
 	if (!facts_get(s->facts, name, ret))
 		return false;
-	if (ret->learnt_ns && !ret->failed_ns && (age_ns(ret->learnt_ns) < ttl || waited(op, s, name)))
+	if (ret->learnt_ns && !ret->failed_ns && (age_ns(ret->learnt_ns) < ttl || ret->learnt_ns > op->begun_ns))
 		return true;
 	fact_done(ret);
 	return false;
@@ -176,7 +170,10 @@ static errint_t ask_repos(struct fs *fs, void *arg, struct cancel *c, struct err
 	errint_t r = rg_list_repos(s->reg, &names, c, e);
 
 	(void)fs;
-	return r < 0 ? failed(s, "repos", r, e) : publish_list(s, "repos", &names, e);
+	if (r < 0)
+		return failed(s, "repos", r, e);
+	site_catalogued(s, &names);
+	return publish_list(s, "repos", &names, e);
 }
 
 static errint_t need_catalog(struct op *op, struct site *s, struct name_list **ret)
@@ -213,6 +210,8 @@ static errint_t ask_tags(struct fs *fs, void *arg, struct cancel *c, struct err 
 	errint_t r = rg_list_tags(a->site->reg, a->repo, &names, c, e);
 
 	(void)fs;
+	if (r < 0 && e->cls == ERR_NOTFOUND)
+		site_gone(a->site, a->repo);
 	if (r < 0)
 		return failed(a->site, a->name, r, e);
 	if (*a->repo)
@@ -324,6 +323,29 @@ errint_t need_tag(struct op *op, struct site *s, const char *repo, const char *t
 	*ret_fresh_ns = age < ttl ? ttl - age : 0;
 	fact_done(&f);
 	return 0;
+}
+
+/* ---- times of change ---- */
+
+int64_t need_since(struct op *op, struct site *s, const char *what, uint64_t ident)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(2048), value = BUF_INIT(64);
+	unsigned long long known;
+	long long since;
+	int64_t now = clock_real_s();
+
+	if (buf_addf(&name, "since %s %s", rg_key(s->reg), what) < 0)
+		return now;
+	if (ca_note_get(op->fs->cache, buf_str(&name), &value, NULL, NULL) == 0 &&
+	    sscanf(buf_str(&value), "%16llx %lld", &known, &since) == 2) {
+		if (known == ident)
+			return since;
+		now = MAX_OF(now, (int64_t)since + 1);
+	}
+	buf_clear(&value);
+	if (buf_addf(&value, "%016llx %lld", (unsigned long long)ident, (long long)now) == 0)
+		ca_note_put(op->fs->cache, buf_str(&name), value.data, value.len);
+	return now;
 }
 
 /* ---- what a name means ---- */

@@ -38,6 +38,10 @@ errint_t need_platform(struct op *op, struct image *img, struct image **ret) _mu
 errint_t need_referrers(struct op *op, struct image *img, struct image *enclosing,
 			struct oci_manifest **ret) _must_check_;	/* caller: oci_manifest_free */
 
+/* Since when something has the contents with this hash, as far as this cache has seen it; stable over
+ * restarts, later than before whenever the contents change.  Local work only. */
+int64_t need_since(struct op *op, struct site *s, const char *what, uint64_t ident);
+
 /* A small blob as bytes (configs): at most max bytes. */
 errint_t need_bytes(struct op *op, struct image *img, const struct oci_descriptor *d, size_t max,
 		    struct buf *ret) _must_check_;

@@ -6,10 +6,10 @@
  * but growing, which moves all chains and happens at every doubling.
  *
  * Death: every look-up takes its reference under the lock, and the last reference is given up under
- * the lock too, in the same stretch that takes the node out of both tables.  So a node in the tables
- * has refs > 0, and nobody can find a dying one.  References beyond the last need no lock.  What a
- * dead node leaves (the kind's data, its parent) is dropped outside; parents that die with it are
- * dropped in a loop, because a path may be deep.
+ * the lock too, in the same stretch that takes the node out of both tables.  So a node in the
+ * tables has refs > 0, and nobody can find a dying one.  References beyond the last need no lock.
+ * What a dead node leaves (the kind's data, its parent) is dropped outside; parents that die with
+ * it are dropped in a loop, because a path may be deep.
  *
  * The root has one reference of the table's, and is not taken out before node_table_free.
  *
@@ -230,13 +230,14 @@ static bool unref_easily(struct node *n)
 	unsigned refs = atomic_load_explicit(&n->refs, memory_order_relaxed);
 
 	while (refs > 1)
-		if (atomic_compare_exchange_weak_explicit(&n->refs, &refs, refs - 1, memory_order_release,
-							  memory_order_relaxed))
+		if (atomic_compare_exchange_weak_explicit(
+			    &n->refs, &refs, refs - 1, memory_order_release, memory_order_relaxed))
 			return true;
 	return false;
 }
 
-/* Gives up a reference.  Lock held; true: the node is out of the tables and the caller's to bury. */
+/* Gives up a reference.  Lock held; true: the node is out of the tables and the caller's to bury.
+ */
 static bool unref_locked(struct node_table *t, struct node *n)
 {
 	if (atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) != 1)
@@ -371,7 +372,8 @@ static bool settle(struct node_table *t, struct node *n, bool is_tree)
 }
 
 /* The child that somebody else has made meanwhile, or n; NULL: no room. */
-static struct node *settle_or_find(struct node_table *t, struct node *n, const struct place *p, bool is_tree)
+static struct node *settle_or_find(struct node_table *t, struct node *n, const struct place *p,
+				   bool is_tree)
 {
 	LOCK_SCOPE(&t->lock);
 	struct node *other = find_place(t, p, n->place_hash);
@@ -496,7 +498,7 @@ void node_path(struct node *n, struct buf *out)
 	}
 }
 
-/* References to at most max living nodes of a kind; returns how many there are. */
+/* References to at most max living nodes of a kind (NULL: of all); returns how many there are. */
 static size_t collect(struct node_table *t, const struct kind *kind, struct node **ret, size_t max)
 {
 	size_t n = 0;
@@ -504,7 +506,7 @@ static size_t collect(struct node_table *t, const struct kind *kind, struct node
 	LOCK_SCOPE(&t->lock);
 	for (size_t i = 0; i < t->n_buckets; i++)
 		for (struct node *p = t->by_id[i]; p; p = p->next_by_id) {
-			if (p->kind != kind)
+			if (kind && p->kind != kind)
 				continue;
 			if (n < max)
 				ret[n] = node_ref(p);
@@ -513,7 +515,8 @@ static size_t collect(struct node_table *t, const struct kind *kind, struct node
 	return n;
 }
 
-void node_each(struct node_table *t, const struct kind *kind, void (*fn)(struct node *n, void *ctx), void *ctx)
+void node_each(struct node_table *t, const struct kind *kind, void (*fn)(struct node *n, void *ctx),
+	       void *ctx)
 {
 	size_t max = collect(t, kind, NULL, 0);
 	_cleanup_free_ struct node **nodes = calloc(MAX_OF(max, (size_t)1), sizeof(struct node *));

@@ -109,7 +109,7 @@ static inline uint64_t node_sub_id(const struct node *n, uint32_t sub)
 struct buf;
 void node_path(struct node *n, struct buf *out);
 
-/* Calls fn for every living node of a kind (a copy of refs is taken first; no lock held in fn). */
+/* Calls fn for every living node of a kind, or of all when kind is NULL (a copy of refs is taken first; no lock held in fn). */
 void node_each(struct node_table *t, const struct kind *kind, void (*fn)(struct node *n, void *ctx), void *ctx);
 
 size_t node_count(struct node_table *t);

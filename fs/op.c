@@ -6,12 +6,13 @@
  *	                       \-> claimed by the ticker or by engine_halt -> answered at once
  *
  * Threads: handlers run on the thread that started the operation and on the resume pool; works run
- * on the I/O pool (op_want.c); wakes come on whichever thread completes a flight.  While an operation runs it
- * belongs to its thread alone, so nothing in it needs a lock; see op_priv.h for the rest.
+ * on the I/O pool (op_want.c); wakes come on whichever thread completes a flight.  While an
+ *operation runs it belongs to its thread alone, so nothing in it needs a lock; see op_priv.h for
+ *the rest.
  *
- * Why joining is bracketed by `pending + 1`: a flight may complete while the next key is still being
- * joined, and the operation must not run before this thread has let go of it.  Why by `joining`:
- * engine_halt must not stop the pools under a thread that is about to start a flight.
+ * Why joining is bracketed by `pending + 1`: a flight may complete while the next key is still
+ *being joined, and the operation must not run before this thread has let go of it.  Why by
+ *`joining`: engine_halt must not stop the pools under a thread that is about to start a flight.
  */
 #include "fs/op.h"
 
@@ -48,6 +49,7 @@ struct op *op_new(struct engine *e, enum op_type type, struct node *node, uint32
 	}
 	atomic_init(&p->refs, 1);
 	op->type = type;
+	op->begun_ns = clock_mono_ns();
 	op->eng = e;
 	op->fs = e->fs;
 	op->node = node;
@@ -118,7 +120,8 @@ static errint_t handle_read(struct op *op)
 
 	op->out.max = op->size;
 	r = buf_reserve(&op->out, op->size);
-	return r < 0 ? r : kind_read(op, op->node, op->sub, op->handle, op->off, op->size, &op->out);
+	return r < 0 ? r
+		     : kind_read(op, op->node, op->sub, op->handle, op->off, op->size, &op->out);
 }
 
 /* fuse.c encodes the listing; here it is only renewed when somebody has rewound the directory. */
@@ -334,13 +337,14 @@ static errint_t may_park(struct op *op)
 	if (p->n_wanted == 0)
 		return err_set(&op->err, EIO, ERR_BUG, "a bug in registryfs: waits for nothing");
 	if (p->runs >= OP_RERUNS_MAX)
-		return err_set(&op->err, EIO, ERR_BUG, "a bug in registryfs: still incomplete after %u runs",
-			       p->runs);
+		return err_set(&op->err, EIO, ERR_BUG,
+			       "a bug in registryfs: still incomplete after %u runs", p->runs);
 	LOCK_SCOPE(&e->lock);
 	if (e->halting)
 		return halted(op);
 	if (e->n_parked + e->joining >= OP_PARKED_MAX)
-		return err_set(&op->err, EIO, ERR_LIMIT, "more than %u operations are waiting", OP_PARKED_MAX);
+		return err_set(&op->err, EIO, ERR_LIMIT, "more than %u operations are waiting",
+			       OP_PARKED_MAX);
 	e->joining++;
 	p->pending = p->n_wanted + 1;
 	p->since_ns = clock_mono_ns();
@@ -448,7 +452,8 @@ static bool engine_parts(struct engine *e, const struct engine_opts *o)
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	e->flights = flight_table_new();
-	e->resume = pool_new("op", 0, o->resume_threads ? o->resume_threads : (unsigned)MAX_OF(cores, 1L));
+	e->resume = pool_new("op", 0,
+			     o->resume_threads ? o->resume_threads : (unsigned)MAX_OF(cores, 1L));
 	e->io = pool_new("io", 0, o->io_threads ? o->io_threads : IO_THREADS);
 	e->ticker_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return e->flights && e->resume && e->io && e->ticker_fd >= 0;

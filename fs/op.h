@@ -61,6 +61,7 @@ struct op {
 	uid_t uid;
 	gid_t gid;
 	pid_t pid;
+	uint64_t begun_ns;		/* clock_mono_ns: what was learnt since then is fresh enough */
 
 	/* in */
 	char *name;			/* LOOKUP, GETXATTR: owned, NUL-terminated */
@@ -77,7 +78,7 @@ struct op {
 	struct buf out;			/* READLINK, READ, GETXATTR, LISTXATTR */
 	struct err err;			/* why, when the result is negative */
 
-	bool no_wait;			/* op_want never parks: -EINPROGRESS means "not known now" */
+	bool no_wait; /* op_want never parks: -EINPROGRESS means "not known now" */
 	void (*reply)(struct op *op, errint_t r);
 
 	struct op_private *priv;	/* op.c's */
@@ -87,7 +88,7 @@ struct engine_opts {
 	unsigned resume_threads;	/* 0: one per core */
 	unsigned io_threads;		/* 0: 128 */
 	uint64_t park_timeout_ns;	/* without progress of what is waited for; 0: 120 s */
-	bool rerun;			/* debugging, see above; also by OP_RERUN=1 in the environment */
+	bool rerun; /* debugging, see above; also by OP_RERUN=1 in the environment */
 };
 
 /* o may be NULL.  No thread is started before the first operation waits: safe before a fork. */
@@ -119,12 +120,13 @@ typedef errint_t (*work_fn)(struct fs *fs, void *arg, struct cancel *c, struct e
 /* Work says that it gets on (bytes came): its waiters' time starts anew.  On the work's thread. */
 void op_work_progress(void);
 
-/* See above.  Two wants of one key in one run are one.  arg is freed with free_arg in every case (free_arg NULL: nothing to free). */
+/* See above.  Two wants of one key in one run are one.  arg is freed with free_arg in every case
+ * (free_arg NULL: nothing to free). */
 errint_t op_want(struct op *op, const char *key, work_fn work, void *arg, void (*free_arg)(void *));
 /* True when this operation has just waited for key and it succeeded: a handler that finds nothing
  * even so must not want it again for ever. */
 bool op_waited_for(struct op *op, const char *key);
 
-/* Keeps obj until the reply; unref is called once then (at once when obj is pinned already, or there
- * is no memory: -ENOMEM). */
+/* Keeps obj until the reply; unref is called once then (at once when obj is pinned already, or
+ * there is no memory: -ENOMEM). */
 errint_t op_pin(struct op *op, void *obj, void (*unref)(void *));

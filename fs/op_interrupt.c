@@ -2,11 +2,11 @@
  * op_interrupt.c - ending operations whose caller has been killed, or that wait for too long
  *
  * The kernel says INTERRUPT for every signal, once per request, also for one that has a handler and
- * SA_RESTART.  Answering EINTR each time breaks git and Go programs; never answering makes `kill -9`
- * wait for the network.  So the mark that op_interrupt leaves only makes the *ticker* look, every
- * OP_TICK_MS, whether a signal is pending in the calling thread that will end it (style.md F9).
- * Stop signals are none: Ctrl-Z takes effect when the answer is there.  A thread that cannot be
- * looked at (pid 0 from another pid namespace, hidepid) is taken for dying after a grace time.
+ * SA_RESTART.  Answering EINTR each time breaks git and Go programs; never answering makes `kill
+ * -9` wait for the network.  So the mark that op_interrupt leaves only makes the *ticker* look,
+ * every OP_TICK_MS, whether a signal is pending in the calling thread that will end it (style.md
+ * F9). Stop signals are none: Ctrl-Z takes effect when the answer is there.  A thread that cannot
+ * be looked at (pid 0 from another pid namespace, hidepid) is taken for dying after a grace time.
  *
  * The ticker is one thread per engine, started with the first operation that parks.  It sleeps
  * without a timeout while nothing is parked, until the first deadline while nothing is marked.  It
@@ -137,14 +137,16 @@ static void judge(struct op *op, uint64_t now)
 
 	if (atomic_load(&op->priv->interrupted) && caller_is_dying(op, now)) {
 		if (op_claim(op))
-			op_end_parked(op, err_set(&op->err, EINTR, ERR_CANCELLED, "ended by a signal"));
+			op_end_parked(op,
+				      err_set(&op->err, EINTR, ERR_CANCELLED, "ended by a signal"));
 		return;
 	}
 	key = waits_in_vain(op, now);
 	if (key && op_claim(op))
-		op_end_parked(op, err_set(&op->err, ETIMEDOUT, ERR_TIMEOUT, "no progress for %llu s: %s",
-					  (unsigned long long)(op->eng->park_timeout_ns / NSEC_PER_SEC),
-					  key));
+		op_end_parked(
+			op, err_set(&op->err, ETIMEDOUT, ERR_TIMEOUT, "no progress for %llu s: %s",
+				    (unsigned long long)(op->eng->park_timeout_ns / NSEC_PER_SEC),
+				    key));
 }
 
 /* ---- the ticker ---- */

@@ -82,7 +82,8 @@ static void run_work(void *arg)
 void op_work_progress(void)
 {
 	if (current_work)
-		atomic_store_explicit(&current_work->progress_ns, clock_mono_ns(), memory_order_relaxed);
+		atomic_store_explicit(&current_work->progress_ns, clock_mono_ns(),
+				      memory_order_relaxed);
 }
 
 uint64_t works_progress(struct engine *e, const char *key)
@@ -109,7 +110,8 @@ void work_start(struct flight *f, void *arg)
 	enter_work(w);
 	r = pool_submit(w->eng->io, POOL_NORMAL, run_work, w);
 	if (r < 0)
-		complete(w, err_set(&e, -r, ERR_LOCAL, "cannot start a fetch: %s", strerror(-r)), &e);
+		complete(w, err_set(&e, -r, ERR_LOCAL, "cannot start a fetch: %s", strerror(-r)),
+			 &e);
 }
 
 /* ---- wanting ---- */
@@ -123,11 +125,32 @@ static struct wait *find_wait(struct op *op, const char *key)
 	return w;
 }
 
+/* Forgets what went well before the last run: nobody asks op_waited_for about it any more. */
+static void forget_old_waits(struct op *op)
+{
+	struct op_private *p = op->priv;
+
+	for (struct wait **at = &p->waits, *w; (w = *at);) {
+		if (w->state != WAIT_DONE || w->r < 0 || w->done_after + 1 >= p->runs) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		p->n_waits--;
+		work_free(w->work);
+		free(w->err);
+		free(w);
+	}
+}
+
 static struct wait *add_wait(struct op *op, const char *key)
 {
 	size_t len = strlen(key);
-	struct wait *w = op->priv->n_waits < OP_KEYS_MAX ? calloc(1, sizeof(*w) + len + 1) : NULL;
+	struct wait *w;
 
+	if (op->priv->n_waits >= OP_KEYS_MAX)
+		forget_old_waits(op);
+	w = op->priv->n_waits < OP_KEYS_MAX ? calloc(1, sizeof(*w) + len + 1) : NULL;
 	if (!w)
 		return NULL;
 	memcpy(w->key, key, len + 1);

@@ -73,6 +73,11 @@ struct image *image_unref(struct image *i)
 	return NULL;
 }
 
+static void image_free(void *p)
+{
+	(void)image_unref(p);
+}
+
 static errint_t image_key(const char *repo, const struct digest *d, struct buf *out)
 {
 	char text[DIGEST_TEXT_MAX];
@@ -89,7 +94,32 @@ struct image *site_image_get(struct site *s, const char *repo, const struct dige
 		return NULL;
 	LOCK_SCOPE(&s->lock);
 	i = hmap_get(s->images, key.data, key.len);
-	return i ? image_ref(i) : NULL;
+	if (i)
+		return image_ref(i);
+	i = hmap_take(s->old_images, key.data, key.len);
+	if (!i)
+		return NULL;
+	if (hmap_put(s->images, key.data, key.len, i) < 0)
+		return i;	/* no memory: it goes with its last user */
+	s->image_bytes += i->bytes.len;
+	return image_ref(i);
+}
+
+/* Makes room for another young image; what goes is for the caller to free without the lock. */
+static struct hmap *age_images_locked(struct site *s)
+{
+	struct hmap *old, *fresh;
+
+	if (hmap_count(s->images) < SITE_IMAGES_MAX / 2 && s->image_bytes < SITE_IMAGES_BYTES / 2)
+		return NULL;
+	fresh = hmap_new(image_free);
+	if (!fresh)
+		return NULL;
+	old = s->old_images;
+	s->old_images = s->images;
+	s->images = fresh;
+	s->image_bytes = 0;
+	return old;
 }
 
 static errint_t image_new(struct site *s, const char *repo, struct rg_manifest *m, struct image **ret,
@@ -118,11 +148,6 @@ static errint_t image_new(struct site *s, const char *repo, struct rg_manifest *
 	return 0;
 }
 
-static void image_free(void *p)
-{
-	(void)image_unref(p);
-}
-
 errint_t site_image_put(struct site *s, const char *repo, struct rg_manifest *m, struct image **ret,
 			struct err *e)
 {
@@ -136,16 +161,11 @@ errint_t site_image_put(struct site *s, const char *repo, struct rg_manifest *m,
 	r = image_key(repo, &i->digest, &key);
 	if (r == 0) {
 		LOCK_SCOPE(&s->lock);
-		if (hmap_count(s->images) >= SITE_IMAGES_MAX) {
-			struct hmap *fresh = hmap_new(image_free);
-
-			if (fresh) {
-				old = s->images;
-				s->images = fresh;
-			}
-		}
-		if (hmap_put(s->images, key.data, key.len, i) == 0)
+		old = age_images_locked(s);
+		if (hmap_put(s->images, key.data, key.len, i) == 0) {
 			image_ref(i);
+			s->image_bytes += i->bytes.len;
+		}
 	}
 	hmap_free(old);
 	*ret = i;
@@ -187,12 +207,40 @@ void site_tree_put(struct site *s, const struct digest *manifest, struct tree *t
 
 /* ---- visited names ---- */
 
+/* In the catalogue as it was last seen? */
+static bool is_catalogued(struct site *s, const char *repo)
+{
+	struct fact f;
+	bool yes;
+
+	if (!facts_get(s->facts, "repos", &f))
+		return false;
+	yes = f.list && name_list_has(f.list, repo, strlen(repo));
+	fact_done(&f);
+	return yes;
+}
+
 void site_visited(struct site *s, const char *repo)
+{
+	if (is_catalogued(s, repo))
+		return;
+	LOCK_SCOPE(&s->lock);
+	if (!hmap_gets(s->visited, repo))
+		(void)!hmap_puts(s->visited, repo, s);
+}
+
+void site_catalogued(struct site *s, const struct rg_names *names)
 {
 	LOCK_SCOPE(&s->lock);
 
-	if (!hmap_gets(s->visited, repo))
-		(void)!hmap_puts(s->visited, repo, s);
+	for (size_t i = 0; i < names->n && hmap_count(s->visited) > 0; i++)
+		(void)hmap_takes(s->visited, names->names[i]);
+}
+
+void site_gone(struct site *s, const char *repo)
+{
+	LOCK_SCOPE(&s->lock);
+	(void)hmap_takes(s->visited, repo);
 }
 
 bool site_is_visited(struct site *s, const char *repo)
@@ -287,8 +335,9 @@ errint_t site_new(struct fs *fs, const char *name, const char *source, struct si
 	s->name = strdup(name);
 	s->facts = facts_new();
 	s->images = hmap_new(image_free);
+	s->old_images = hmap_new(image_free);
 	s->visited = hmap_new(NULL);
-	if (s->name && s->facts && s->images && s->visited)
+	if (s->name && s->facts && s->images && s->old_images && s->visited)
 		r = rg_open(fs->client, source, &s->reg, e);
 	else
 		(void)err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
@@ -307,6 +356,7 @@ struct site *site_free(struct site *s)
 	for (size_t i = 0; i < SITE_TREES_MAX; i++)
 		tree_unref(s->trees[i].tree);
 	hmap_free(s->images);
+	hmap_free(s->old_images);
 	hmap_free(s->visited);
 	facts_free(s->facts);
 	if (s->reg)
@@ -327,10 +377,16 @@ struct rg_registry *site_registry(const struct site *s)
 	return s->reg;
 }
 
+uint64_t site_epoch(const struct site *s)
+{
+	return atomic_load(&s->epoch);
+}
+
 void site_refresh(struct site *s, const char *repo)
 {
 	_cleanup_buf_ struct buf p = BUF_INIT(1024);
 
+	atomic_fetch_add(&s->epoch, 1);
 	if (!repo || !*repo) {
 		facts_expire(s->facts, "");
 		return;

@@ -16,6 +16,11 @@
 struct fs;
 struct site;
 
+/* Parsed manifests kept for quick reuse.  An operation may count on half of it: it finds so many images
+ * that it needs together (a layout), and no more. */
+#define SITE_IMAGES_MAX 65536
+#define SITE_IMAGES_BYTES (UINT64_C(256) << 20)
+
 /* Immutable sorted names. */
 struct name_list {
 	struct rg_names names;
@@ -53,3 +58,5 @@ struct rg_registry *site_registry(const struct site *s);
 void site_visited(struct site *s, const char *repo);
 /* Everything mutable is to be asked for again (`.control/refresh`); repo NULL: all. */
 void site_refresh(struct site *s, const char *repo);
+/* Grows with every site_refresh: what was put together before it is to be put together again. */
+uint64_t site_epoch(const struct site *s);

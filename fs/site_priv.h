@@ -8,7 +8,6 @@
 #include "fs/site.h"
 #include "util/hmap.h"
 
-#define SITE_IMAGES_MAX 512	/* parsed manifests kept for quick reuse */
 #define SITE_TREES_MAX 8	/* merged trees kept open for quick reuse */
 
 struct site {
@@ -16,9 +15,13 @@ struct site {
 	char *name;
 	struct rg_registry *reg;
 	struct facts *facts;
+	_Atomic uint64_t epoch;
 
 	pthread_mutex_t lock;
-	struct hmap *images;	/* "repo@digest" -> struct image, a ref each */
+	/* "repo@digest" -> struct image, a ref each.  Two generations: when the young one is half of what
+	 * site.h allows, the old one goes and the young one becomes old; use makes young. */
+	struct hmap *images, *old_images;
+	uint64_t image_bytes;	/* of the young ones' manifests */
 	struct hmap *visited;	/* repository names -> anything but NULL */
 	struct site_tree {
 		struct digest manifest;
@@ -38,3 +41,7 @@ void site_tree_put(struct site *s, const struct digest *manifest, struct tree *t
 /* The catalogue (may be NULL) together with the visited names. */
 errint_t site_with_visited(struct site *s, struct name_list *catalog, struct name_list **ret) _must_check_;
 bool site_is_visited(struct site *s, const char *repo);
+/* What the catalogue lists need not be remembered: it goes when the catalogue drops it. */
+void site_catalogued(struct site *s, const struct rg_names *names);
+/* The registry says that there is no such repository. */
+void site_gone(struct site *s, const char *repo);

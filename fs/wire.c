@@ -15,12 +15,27 @@
 
 /* ---- registry as a source of the cache ---- */
 
+/* Passes bytes on and shows that the work gets on: whoever waits for a big layer may go on waiting. */
+struct watched {
+	ca_sink_fn sink;
+	void *ctx;
+};
+
+static errint_t watched_sink(void *ctx, const void *data, size_t len, struct err *e)
+{
+	struct watched *w = ctx;
+
+	op_work_progress();
+	return w->sink(w->ctx, data, len, e);
+}
+
 static errint_t source_read(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len,
 			    ca_sink_fn sink, void *sink_ctx, struct cancel *c, struct err *e)
 {
 	const struct wire_source *ws = ctx;
+	struct watched w = { sink, sink_ctx };
 
-	return rg_get_blob(ws->reg, ws->repo, d, size, off, len, sink, sink_ctx, c, e);
+	return rg_get_blob(ws->reg, ws->repo, d, size, off, len, watched_sink, &w, c, e);
 }
 
 struct ca_source wire_source(struct wire_source *ctx)
@@ -35,6 +50,7 @@ static errint_t make_client(struct fs *fs, struct err *e)
 	const struct fs_config *c = fs->config;
 	struct rg_opts o = {
 		.retry = po_retry,
+		.progress = op_work_progress,
 		.stall_timeout_ns = c->timeout_ns,
 		.host_transfers = c->transfers,
 		.authfile = c->authfile,

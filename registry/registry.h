@@ -44,6 +44,8 @@ typedef bool (*rg_retry_fn)(unsigned attempt, enum err_class cls, int http, int6
 
 struct rg_opts {
 	rg_retry_fn retry;		/* NULL: never retry */
+	void (*progress)(void);		/* called on the calling thread when a request has been
+					   answered or body bytes have come; NULL: none */
 	uint64_t connect_timeout_ns;	/* 0: 10 s */
 	uint64_t stall_timeout_ns;	/* 0: 30 s without a byte */
 	unsigned host_transfers;	/* 0: 8 blob transfers at once per host (small requests have

@@ -518,6 +518,8 @@ errint_t rg_transport_call(struct rg_host *h, const struct rg_call *call, struct
 		r = call_endpoints(h, call, &eps, reply, c, &mine);
 	endpoints_done(&eps);
 	count_failure(r, reply);
+	if (h->client->opts.progress)
+		h->client->opts.progress();
 	if (r < 0 && e)
 		*e = mine;
 	return r;

@@ -212,7 +212,7 @@ def test_tags_of_one_digest_share_one_manifest_and_its_layers(fakereg, mount):
     m = mount(fakereg.url)
     for t in ("1.0", "1", "latest", ":1", SMALL.digest):
         assert (m.path / "app" / t / "rootfs/etc/motd").read_text() == "hello\n"
-    assert fakereg.count("manifest_get") == 1 and fakereg.count("blob_get") == 2, fakereg.dump()
+    assert fakereg.count("manifest_get") == 1 and fakereg.count("blob_get") == 1, fakereg.dump()
 
 
 def test_twenty_readers_share_one_fetch(fakereg, mount):
@@ -325,6 +325,58 @@ def test_a_directory_of_layouts_needs_no_network_and_lists_everything(tmp_path, 
     m = mount(f"dir:{tmp_path}/src")
     assert len(sh(f"ls -d {m.path}/*/*/*").splitlines()) == 400
     assert len(sh(f"ls -d {m.path}/.oci/*/*/index.json").splitlines()) == 200
+
+
+@pytest.mark.parametrize("ttl", [0, 1])
+def test_a_layout_of_thousands_of_images_comes_together_whatever_the_ttl(fakereg, mount, ttl):
+    n = 3000
+    for i in range(n):
+        fakereg.add("app", Image([], {"created": f"{i}"}), f"t{i}")
+    m = mount(fakereg.url, options=f"tag_ttl={ttl}")
+    blobs = os.listdir(m.path / "app/.oci/blobs/sha256")
+    assert len(blobs) == 2 * n
+    assert fakereg.count("manifest_get") == n and fakereg.count("manifest_head") < 3 * n
+
+
+def test_everything_works_without_any_ttl(fakereg, mount):
+    fakereg.add("app", SMALL, "1.0")
+    fakereg.add("app", Index([SMALL, Image([Layer([file("a", "b")])], platform="linux/arm64")]), "2.0")
+    m = mount(fakereg.url, options="tag_ttl=0")
+    assert sh(f"find {m.path} -type f | wc -l").strip() != "0"
+    sh(f"cat {m.path}/app/.oci/index.json {m.path}/app/.tar/*.tar | wc -c; ls -lR {m.path}/app/.oci")
+    fakereg.add("app", BIG, "1.0")
+    assert (m.path / "app/1.0/digest").read_text() == BIG.digest + "\n"
+
+
+# ---- what is gone
+
+def test_a_repository_that_is_gone_is_not_listed_any_more(fakereg, mount):
+    fakereg.add("app", SMALL, "1.0")
+    fakereg.add("gone", SMALL, "1.0")
+    m = mount(fakereg.url, options="tag_ttl=1")
+    assert (m.path / "gone/1.0/digest").read_text() and sorted(os.listdir(m.path)) == ["app", "gone"]
+    del fakereg.repos["gone"]
+    time.sleep(2.5)
+    assert os.listdir(m.path) == ["app"]
+    assert not (m.path / "gone").exists()
+    fakereg.catalog_api = False
+    m2 = mount(fakereg.url, options="tag_ttl=1")
+    assert (m2.path / "app/1.0/digest").read_text() and os.listdir(m2.path) == ["app"]
+    del fakereg.repos["app"]
+    time.sleep(1.5)
+    with pytest.raises(OSError):
+        os.listdir(m2.path / "app")
+    assert os.listdir(m2.path) == []
+
+
+def test_a_catalogue_that_is_refused_is_as_good_as_none(make_fakereg, mount):
+    reg = make_fakereg(auth="bearer")
+    reg.may = lambda user, repo, action: repo is not None and action == "pull"
+    reg.add("team/app", SMALL, "1.0")
+    m = mount(reg.url, auth={reg.host: ("user", "secret")})
+    assert os.listdir(m.path) == []
+    assert (m.path / "team/app/1.0/digest").read_text() == SMALL.digest + "\n"
+    assert os.listdir(m.path) == ["team"] and os.listdir(m.path / "team") == ["app"]
 
 
 # ---- all or error

@@ -2,7 +2,8 @@
  * test_inflate.c - decompression: formats, cuts, damage, bombs, checkpoints
  *
  * Streams are made here with zlib and libzstd.  Wherever a stream may be cut, tests cut it at odd
- * places; wherever a checkpoint may be taken, the rest of the stream is decoded from it and compared.
+ * places; wherever a checkpoint may be taken, the rest of the stream is decoded from it and
+ * compared.
  */
 #include "cache/inflate.h"
 
@@ -17,8 +18,9 @@
 /* Half text-like, half noise; the same for the same seed. */
 static void fill_mixed(struct buf *b, size_t len, uint32_t seed)
 {
-	static const char *const words[] = { "usr/", "lib/", "share", "x86_64", "-linux", ".so\n", "0000",
-					     "python3", "doc/", "the ", "of ", "registry " };
+	static const char *const words[] = { "usr/",   "lib/",	"share", "x86_64",
+					     "-linux", ".so\n", "0000",	 "python3",
+					     "doc/",   "the ",	"of ",	 "registry " };
 
 	while (b->len < len) {
 		seed = seed * 1664525 + 1013904223;
@@ -43,8 +45,8 @@ struct gz_opts {
 static void add_member(struct buf *out, const void *data, size_t len, const struct gz_opts *o)
 {
 	z_stream z = { 0 };
-	const uint8_t *p = data;
-	uint8_t tmp[1 << 16];
+	uint8_t tmp[1 << 16], none = 0;
+	const uint8_t *p = data ? data : &none;
 	int r;
 
 	(void)deflateInit2(&z, o->level, Z_DEFLATED, 31, 8, o->strategy);
@@ -93,7 +95,8 @@ static errint_t count(void *ctx, const void *data _unused_, size_t len, struct e
 }
 
 /* Pushes in pieces of `piece` bytes. */
-static errint_t push_all(struct inflate *z, const void *data, size_t len, size_t piece, struct err *e)
+static errint_t push_all(struct inflate *z, const void *data, size_t len, size_t piece,
+			 struct err *e)
 {
 	for (size_t at = 0; at < len; at += piece) {
 		errint_t r = inflate_push(z, (const char *)data + at, MIN_OF(piece, len - at), e);
@@ -181,7 +184,8 @@ TEST(gzip_levels_and_cuts)
 
 TEST(gzip_strategies_and_flushes)
 {
-	static const int flushes[] = { Z_NO_FLUSH, Z_PARTIAL_FLUSH, Z_SYNC_FLUSH, Z_FULL_FLUSH, Z_BLOCK };
+	static const int flushes[] = { Z_NO_FLUSH, Z_PARTIAL_FLUSH, Z_SYNC_FLUSH, Z_FULL_FLUSH,
+				       Z_BLOCK };
 	static const int strategies[] = { Z_DEFAULT_STRATEGY, Z_FIXED, Z_RLE, Z_HUFFMAN_ONLY };
 	static const size_t every[] = { 13, 5000, 66000 };
 	_cleanup_buf_ struct buf data = BUF_INIT(MANY);
@@ -212,7 +216,9 @@ TEST(gzip_members_and_what_follows)
 	}
 	CHECK(decodes_to(&in, 1, &data));
 	CHECK(decodes_to(&in, 997, &data));
-	static const char *const tails[] = { "x", "\x1f", "\x1f\x8b", "\x1fzz", "\x1f\x8b\x07zzz", "garbage" };
+	static const char *const tails[] = {
+		"x", "\x1f", "\x1f\x8b", "\x1fzz", "\x1f\x8b\x07zzz", "garbage"
+	};
 	for (size_t i = 0; i < ARRAY_SIZE(tails); i++) {
 		size_t len = in.len;
 
@@ -232,9 +238,11 @@ TEST(gzip_header_fields)
 	fill_mixed(&data, 5000, 3);
 	for (int flags = 0; flags < 16; flags++) {
 		_cleanup_buf_ struct buf in = BUF_INIT(MANY), out = BUF_INIT(MANY);
-		gz_header h = { .extra = flags & 1 ? (Bytef *)"abcdefgh" : NULL, .extra_len = flags & 1 ? 8 : 0,
+		gz_header h = { .extra = flags & 1 ? (Bytef *)"abcdefgh" : NULL,
+				.extra_len = flags & 1 ? 8 : 0,
 				.name = flags & 2 ? (Bytef *)"layer.tar" : NULL,
-				.comment = flags & 4 ? (Bytef *)"hello" : NULL, .hcrc = flags >> 3 };
+				.comment = flags & 4 ? (Bytef *)"hello" : NULL,
+				.hcrc = flags >> 3 };
 
 		add_member(&in, data.data, data.len, &(struct gz_opts){ .level = 6, .head = &h });
 		CHECK(decodes_to(&in, 1, &data));
@@ -415,8 +423,8 @@ static size_t check_resume(const struct buf *in, size_t piece, uint64_t every, b
 		_cleanup_(inflate_freep) struct inflate *z = NULL;
 		struct err e = { 0 };
 
-		CHECK_OK(inflate_resume(inflate_format(t.z), p->in, p->out, p->state.data, p->state.len,
-					collect, &out, &z, &e));
+		CHECK_OK(inflate_resume(inflate_format(t.z), p->in, p->out, p->state.data,
+					p->state.len, collect, &out, &z, &e));
 		CHECK_OK(push_all(z, in->data + p->in, in->len - p->in, piece + i, &e));
 		CHECK_EQ_INT(out.len, data->len - p->out);
 		CHECK(out.len == 0 || memcmp(out.data, data->data + p->out, out.len) == 0);
@@ -438,7 +446,8 @@ TEST(gzip_checkpoints)
 		_cleanup_buf_ struct buf in = BUF_INIT(MANY);
 
 		add_gzip(&in, &data, level);
-		CHECK(check_resume(&in, 5003, 300000, false, &data) > 0 || !strncmp(inflate_build_id(), "zlib", 4));
+		CHECK(check_resume(&in, 5003, 300000, false, &data) > 0 ||
+		      !strncmp(inflate_build_id(), "zlib", 4));
 		CHECK(check_resume(&in, 5003, 300000, true, &data) > 0);
 		CHECK(check_resume(&in, 400001, 250000, true, &data) > 0);
 	}
@@ -452,9 +461,11 @@ TEST(gzip_checkpoints_everywhere)
 
 	fill_mixed(&data, 3000, 22);
 	for (size_t at = 0; at < data.len; at += 500)
-		add_member(&in, data.data + at, 500,
-			   &(struct gz_opts){ .level = (int)(at / 500) * 2 % 10, .head = &h,
-					      .strategy = at % 1000 ? Z_FIXED : Z_DEFAULT_STRATEGY });
+		add_member(
+			&in, data.data + at, 500,
+			&(struct gz_opts){ .level = (int)(at / 500) * 2 % 10,
+					   .head = &h,
+					   .strategy = at % 1000 ? Z_FIXED : Z_DEFAULT_STRATEGY });
 	(void)buf_adds(&in, "\x1f?tail");
 	CHECK(check_resume(&in, 1, 0, false, &data) > 100);
 	CHECK(check_resume(&in, 3, 0, true, &data) > 0);
@@ -469,8 +480,9 @@ TEST(gzip_checkpoints_in_flushed_streams)
 	for (size_t f = 0; f < ARRAY_SIZE(flushes); f++) {
 		_cleanup_buf_ struct buf in = BUF_INIT(MANY);
 
-		add_member(&in, data.data, data.len,
-			   &(struct gz_opts){ .level = 6, .flush = flushes[f], .flush_every = 3001 });
+		add_member(
+			&in, data.data, data.len,
+			&(struct gz_opts){ .level = 6, .flush = flushes[f], .flush_every = 3001 });
 		CHECK(check_resume(&in, 1009, 30000, false, &data) > 0 ||
 		      !strncmp(inflate_build_id(), "zlib", 4));
 		CHECK(check_resume(&in, 1009, 30000, true, &data) > 0);
@@ -483,11 +495,12 @@ TEST(long_runs_and_far_copies)
 	_cleanup_free_ char *run = calloc(1, 1u << 20);
 
 	for (uint32_t i = 0; i < 6; i++) {
-		fill_mixed(&data, data.len + 32768 + i, 77);	/* repeats at the edge of the window */
+		fill_mixed(&data, data.len + 32768 + i, 77); /* repeats at the edge of the window */
 		(void)buf_add(&data, run, 1u << 20);
 	}
 	add_gzip(&in, &data, 9);
-	CHECK(check_resume(&in, 100, 100000, true, &data) > (strncmp(inflate_build_id(), "zlib", 4) ? 5 : 0));
+	CHECK(check_resume(&in, 100, 100000, true, &data) >
+	      (strncmp(inflate_build_id(), "zlib", 4) ? 5 : 0));
 	CHECK(check_resume(&in, MANY, 100000, true, &data) > 0);
 }
 
@@ -543,14 +556,15 @@ TEST(damaged_states)
 	add_gzip(&in, &data, 6);
 	struct inflate *z = inflate_new(collect, &out);
 	CHECK_OK(inflate_push(z, in.data, 100000, NULL));
-	REQUIRE(inflate_checkpoint(z, &at_in, &at_out, &state) || !strncmp(inflate_build_id(), "zlib", 4));
+	REQUIRE(inflate_checkpoint(z, &at_in, &at_out, &state) ||
+		!strncmp(inflate_build_id(), "zlib", 4));
 	inflate_free(z);
 	for (size_t i = 0; i < state.len * 8; i += i < 400 ? 1 : 1009) {
 		_cleanup_buf_ struct buf got = BUF_INIT(MANY);
 
 		state.data[i / 8] ^= (char)(1 << i % 8);
-		if (inflate_resume(INFLATE_GZIP, at_in, at_out, state.data, state.len, collect, &got, &z,
-				   NULL) == 0) {
+		if (inflate_resume(INFLATE_GZIP, at_in, at_out, state.data, state.len, collect,
+				   &got, &z, NULL) == 0) {
 			(void)push_all(z, in.data + at_in, in.len - at_in, 9999, NULL);
 			inflate_free(z);
 			accepted++;
@@ -559,8 +573,9 @@ TEST(damaged_states)
 	}
 	printf("# %u damaged states accepted\n", accepted);
 	for (size_t len = 1; len < state.len; len += 1 + len / 9)
-		CHECK_ERR(inflate_resume(INFLATE_GZIP, at_in, at_out, state.data, len, collect, &out, &z,
-					 NULL), -EBADMSG);
+		CHECK_ERR(inflate_resume(INFLATE_GZIP, at_in, at_out, state.data, len, collect,
+					 &out, &z, NULL),
+			  -EBADMSG);
 	CHECK_ERR(inflate_resume(INFLATE_ZSTD, 1, 1, "x", 1, collect, &out, &z, NULL), -EBADMSG);
 	CHECK_ERR(inflate_resume(INFLATE_PLAIN, 1, 1, "x", 1, collect, &out, &z, NULL), -EBADMSG);
 	CHECK_ERR(inflate_resume(INFLATE_UNSET, 0, 0, NULL, 0, collect, &out, &z, NULL), -EBADMSG);

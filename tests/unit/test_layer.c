@@ -60,7 +60,8 @@ static unsigned wipe(struct dir *d, const char *kind)
 	char cmd[256];
 	unsigned n = 0;
 
-	(void)snprintf(cmd, sizeof(cmd), "find %s/%s -type f -print -delete 2>/dev/null | wc -l", d->path, kind);
+	(void)snprintf(cmd, sizeof(cmd), "find %s/%s -type f -print -delete 2>/dev/null | wc -l",
+		       d->path, kind);
 	FILE *f = popen(cmd, "r");
 	if (f && fscanf(f, "%u", &n) != 1)
 		n = 0;
@@ -163,7 +164,8 @@ struct fake {
 	uint64_t asked, calls;	/* statistics */
 };
 
-static errint_t fake_piece(struct fake *f, uint64_t off, size_t n, ca_sink_fn sink, void *ctx, struct err *e)
+static errint_t fake_piece(struct fake *f, uint64_t off, size_t n, ca_sink_fn sink, void *ctx,
+			   struct err *e)
 {
 	_cleanup_free_ char *copy = malloc(n + 1);
 
@@ -173,8 +175,9 @@ static errint_t fake_piece(struct fake *f, uint64_t off, size_t n, ca_sink_fn si
 	return sink(ctx, copy, n, e);
 }
 
-static errint_t fake_read(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len,
-			  ca_sink_fn sink, void *sink_ctx, struct cancel *c _unused_, struct err *e)
+static errint_t fake_read(void *ctx, const struct digest *d, uint64_t size, uint64_t off,
+			  uint64_t len, ca_sink_fn sink, void *sink_ctx, struct cancel *c _unused_,
+			  struct err *e)
 {
 	struct fake *f = ctx;
 	errint_t r = 0;
@@ -203,7 +206,9 @@ enum how { PLAIN, GZIP, GZIP_MANY, ZSTD_ONE, ZSTD_MANY };
 
 static void fake_init(struct fake *f, const struct buf *tar, enum how how)
 {
-	*f = (struct fake){ .src = { fake_read, f }, .blob = BUF_INIT(MANY), .piece = 50000, .flip = -1 };
+	*f = (struct fake){
+		.src = { fake_read, f }, .blob = BUF_INIT(MANY), .piece = 50000, .flip = -1
+	};
 	size_t step = how == GZIP_MANY || how == ZSTD_MANY ? 1000003 : tar->len + 1;
 
 	for (size_t at = 0; at < tar->len; at += step) {
@@ -264,7 +269,8 @@ static void compare_all(struct ca_layer *l, struct fake *f, const struct buf *ta
 	CHECK_EQ_INT(read_at(l, f, off + 99999999, p, 10), 0);
 }
 
-static void compare_random(struct ca_layer *l, struct fake *f, const struct buf *tar, unsigned times)
+static void compare_random(struct ca_layer *l, struct fake *f, const struct buf *tar,
+			   unsigned times)
 {
 	_cleanup_free_ char *p = malloc(200000);
 	uint32_t seed = 42;
@@ -301,7 +307,8 @@ static void compare_files(struct ca_layer *l, struct fake *f, size_t files, size
 		CHECK_EQ_INT(a.size, each - i % 7);
 		noise(want, each, (uint32_t)i * 7919 + 1);
 		while (have < a.size) {
-			size_t m = read_at(l, f, a.data_off + have, got + have, (size_t)a.size - have);
+			size_t m =
+				read_at(l, f, a.data_off + have, got + have, (size_t)a.size - have);
 
 			if (!m)
 				return;
@@ -337,8 +344,9 @@ static void fill_and_read(enum how how)
 	drop_spans(&d, &f.digest, l->file.n_spans);
 	f.asked = 0;
 	compare_all(l, &f, &tar);
-	printf("# %d: %u units, %zu bytes of blob, %llu fetched again in %llu calls\n", how, l->file.n_units,
-	       f.blob.len, (unsigned long long)f.asked, (unsigned long long)f.calls - 1);
+	printf("# %d: %u units, %zu bytes of blob, %llu fetched again in %llu calls\n", how,
+	       l->file.n_units, f.blob.len, (unsigned long long)f.asked,
+	       (unsigned long long)f.calls - 1);
 	drop_spans(&d, &f.digest, l->file.n_spans);
 	compare_random(l, &f, &tar, 200);
 

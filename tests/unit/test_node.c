@@ -63,8 +63,10 @@ TEST(a_child_is_found_again_by_name_ident_and_kind)
 {
 	struct node_table *t = new_table();
 	struct node *root = node_root(t);
-	struct node *a = child(root, "a", 1), *again = child(root, "a", 1), *moved = child(root, "a", 2);
-	struct node *b = child(root, "b", 1), *kind = node_child(root, "a", 1, 1, &dir_kind, &token, false);
+	struct node *a = child(root, "a", 1), *again = child(root, "a", 1),
+		    *moved = child(root, "a", 2);
+	struct node *b = child(root, "b", 1),
+		    *kind = node_child(root, "a", 1, 1, &dir_kind, &token, false);
 	struct node *prefix = node_child(root, "ab", 1, 1, &other_kind, &token, false);
 
 	CHECK(a == again);
@@ -74,7 +76,8 @@ TEST(a_child_is_found_again_by_name_ident_and_kind)
 	CHECK_EQ_INT(a->ino, moved->ino);
 	CHECK_EQ_INT(a->ino, node_hash_ino(root->ino, "a", 1));
 	CHECK_EQ_INT(node_count(t), 5);
-	node_unref(a), node_unref(again), node_unref(moved), node_unref(b), node_unref(kind), node_unref(prefix);
+	node_unref(a), node_unref(again), node_unref(moved), node_unref(b), node_unref(kind),
+		node_unref(prefix);
 	CHECK_EQ_INT(node_count(t), 1);
 	CHECK_EQ_INT(atomic_load(&dropped), 6);
 	node_unref(root);
@@ -331,7 +334,8 @@ TEST(many_nodes_are_found_quickly)
 		n[i] = node_child(root, "x", 1, i, &other_kind, &token, false);
 	for (uint32_t i = 0; i < 100000; i++)
 		node_unref(node_get(t, n[i]->id, &sub));
-	printf("# 100000 nodes made and found in %" PRIu64 " ms\n", (clock_mono_ns() - before) / 1000000);
+	printf("# 100000 nodes made and found in %" PRIu64 " ms\n",
+	       (clock_mono_ns() - before) / 1000000);
 	CHECK(clock_mono_ns() - before < 5 * NSEC_PER_SEC);
 	for (uint32_t i = 0; i < 100000; i++)
 		node_unref(n[i]);

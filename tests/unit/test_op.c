@@ -439,16 +439,20 @@ TEST(pins_last_until_the_reply)
 
 TEST(proc_status_tells_fatal_signals_from_others)
 {
-#define STATUS(pnd, shd, blk, ign, cgt) \
-	"Name:\tx\nSigQ:\t0/1\nSigPnd:\t" pnd "\nShdPnd:\t" shd "\nSigBlk:\t" blk "\nSigIgn:\t" ign "\nSigCgt:\t" cgt "\n"
+#define STATUS(pnd, shd, blk, ign, cgt)                                                            \
+	"Name:\tx\nSigQ:\t0/1\nSigPnd:\t" pnd "\nShdPnd:\t" shd "\nSigBlk:\t" blk                  \
+	"\nSigIgn:\t" ign "\nSigCgt:\t" cgt "\n"
 #define NONE "0000000000000000"
 	CHECK(!op_status_is_fatal(STATUS(NONE, NONE, NONE, NONE, NONE)));
 	CHECK(op_status_is_fatal(STATUS("0000000000000100", NONE, NONE, NONE, NONE)));	/* KILL */
 	CHECK(op_status_is_fatal(STATUS(NONE, "0000000000000100", "ffffffffffffffff", NONE, NONE)));
 	CHECK(op_status_is_fatal(STATUS(NONE, "0000000000000002", NONE, NONE, NONE)));	/* INT */
-	CHECK(!op_status_is_fatal(STATUS(NONE, "0000000000000002", NONE, NONE, "0000000000000002")));
-	CHECK(!op_status_is_fatal(STATUS(NONE, "0000000000000002", NONE, "0000000000000002", NONE)));
-	CHECK(!op_status_is_fatal(STATUS(NONE, "0000000000000002", "0000000000000002", NONE, NONE)));
+	CHECK(!op_status_is_fatal(
+		STATUS(NONE, "0000000000000002", NONE, NONE, "0000000000000002")));
+	CHECK(!op_status_is_fatal(
+		STATUS(NONE, "0000000000000002", NONE, "0000000000000002", NONE)));
+	CHECK(!op_status_is_fatal(
+		STATUS(NONE, "0000000000000002", "0000000000000002", NONE, NONE)));
 	CHECK(!op_status_is_fatal(STATUS(NONE, "0000000000080000", NONE, NONE, NONE)));	/* TSTP */
 	CHECK(!op_status_is_fatal(STATUS(NONE, "0000000000010000", NONE, NONE, NONE)));	/* CHLD */
 	CHECK(!op_status_is_fatal(""));

@@ -2,9 +2,10 @@
  * toyfs.h - a small file system for tests of the FUSE layer (include it once)
  *
  *	/hello		"hello world\n", immutable		/link	-> hello
- *	/dir/inner	another file				/bad	fails with EIO and a sentence
- *	/slow		every read waits for the gate		/dark	its look-up waits for the gate
- *	/tree/fN	a tree node with 1000 files		/ctl	can be written and truncated
+ *	/dir/inner	another file				/bad	fails with EIO and a
+ *sentence
+ *	/slow		every read waits for the gate		/dark	its look-up waits for the
+ *gate /tree/fN	a tree node with 1000 files		/ctl	can be written and truncated
  */
 #pragma once
 
@@ -84,7 +85,8 @@ static errint_t toy_file_attr(struct op *op, struct node *n, uint32_t sub, struc
 	return 0;
 }
 
-static errint_t toy_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
+static errint_t toy_open(struct op *op, struct node *n, uint32_t sub, int flags,
+			 struct fs_open *ret)
 {
 	(void)op, (void)sub;
 	if ((flags & O_ACCMODE) != O_RDONLY && strcmp(n->name, "ctl") != 0)
@@ -95,8 +97,8 @@ static errint_t toy_open(struct op *op, struct node *n, uint32_t sub, int flags,
 	return 0;
 }
 
-static errint_t toy_read(struct op *op, struct node *n, uint32_t sub, struct handle *h, uint64_t off,
-			 size_t size, struct buf *ret)
+static errint_t toy_read(struct op *op, struct node *n, uint32_t sub, struct handle *h,
+			 uint64_t off, size_t size, struct buf *ret)
 {
 	const char *text = toy_text(n);
 	size_t len = strlen(text);
@@ -110,8 +112,8 @@ static errint_t toy_read(struct op *op, struct node *n, uint32_t sub, struct han
 	return off >= len ? 0 : buf_add(ret, text + off, MIN_OF(size, len - off));
 }
 
-static errint_t toy_write(struct op *op, struct node *n, struct handle *h, uint64_t off, const void *data,
-			  size_t size)
+static errint_t toy_write(struct op *op, struct node *n, struct handle *h, uint64_t off,
+			  const void *data, size_t size)
 {
 	(void)op, (void)n;
 	if (off != h->text.len)
@@ -131,7 +133,8 @@ static errint_t toy_readlink(struct op *op, struct node *n, uint32_t sub, struct
 	return strcmp(n->name, "link") == 0 ? buf_adds(ret, "hello") : -EINVAL;
 }
 
-static errint_t toy_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
+static errint_t toy_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name,
+			     struct buf *ret)
 {
 	(void)op, (void)n, (void)sub;
 	return strcmp(name, "user.toy") == 0 ? buf_adds(ret, "value") : -ENODATA;
@@ -177,13 +180,14 @@ static errint_t toy_dir_attr(struct op *op, struct node *n, uint32_t sub, struct
 	return 0;
 }
 
-static errint_t toy_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
-			   struct fs_entry *ret)
+static errint_t toy_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name,
+			   size_t len, struct fs_entry *ret)
 {
 	size_t n;
 	const char *const *names = toy_children(dir, &n);
-	const struct kind *k = strcmp(name, "dir") == 0 ? &toy_dir : strcmp(name, "tree") == 0 ? &toy_tree :
-												&toy_file;
+	const struct kind *k = strcmp(name, "dir") == 0	   ? &toy_dir
+			       : strcmp(name, "tree") == 0 ? &toy_tree
+							   : &toy_file;
 
 	(void)sub;
 	ret->ttl_ns = TOY_FOREVER;
@@ -238,8 +242,8 @@ static errint_t toy_tree_attr(struct op *op, struct node *n, uint32_t sub, struc
 	return 0;
 }
 
-static errint_t toy_tree_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
-				struct fs_entry *ret)
+static errint_t toy_tree_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name,
+				size_t len, struct fs_entry *ret)
 {
 	char *end;
 	unsigned long i = name[0] == 'f' && len > 1 ? strtoul(name + 1, &end, 10) : 0;
@@ -270,15 +274,16 @@ static errint_t toy_tree_list(struct op *op, struct node *dir, uint32_t sub, str
 	return r;
 }
 
-static errint_t toy_tree_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
+static errint_t toy_tree_open(struct op *op, struct node *n, uint32_t sub, int flags,
+			      struct fs_open *ret)
 {
 	(void)op, (void)n, (void)sub, (void)flags;
 	ret->keep_cache = ret->cache_dir = true;
 	return 0;
 }
 
-static errint_t toy_tree_read(struct op *op, struct node *n, uint32_t sub, struct handle *h, uint64_t off,
-			      size_t size, struct buf *ret)
+static errint_t toy_tree_read(struct op *op, struct node *n, uint32_t sub, struct handle *h,
+			      uint64_t off, size_t size, struct buf *ret)
 {
 	(void)op, (void)n, (void)h;
 	if (!sub)
