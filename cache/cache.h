@@ -13,7 +13,8 @@
  * FUSE threads, and answer -ENOENT/-ENODATA when something has to be fetched.  *_fill block on the
  * source and run on I/O pool threads; concurrent fills of one thing are wasteful but harmless (the
  * caller shares them by flight.h).  After a fill returned 0, the matching get succeeds, also when
- * the disk is full or broken: then the result is kept in memory, within CA_MEMORY_MAX.
+ * the disk is full or broken: then the result is kept in memory, within CA_MEMORY_MAX.  A fill
+ * whose result is larger than that fails then (-ENOSPC); merged trees alone are returned anyway.
  */
 #pragma once
 
@@ -88,7 +89,9 @@ struct ca_layer;
 errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret,
 		      struct err *e) _must_check_;
 /* Streams the blob once: verifies size and digest, inflates, verifies diff_id (when not NULL),
- * indexes, stores spans as far as the budget goes.  Uses the blob in the cache when it is there. */
+ * indexes, stores spans as far as the budget goes.  Uses the blob in the cache when it is there.
+ * Waits while many other fills need much memory, too.  -ENOSPC (LOCAL): the disk does not take the
+ * index, and memory does not either (CA_MEMORY_MAX; some 300 000 files). */
 errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,
 		       const struct digest *diff_id, const struct ca_source *src, struct cancel *c,
 		       struct err *e) _must_check_;
@@ -101,7 +104,8 @@ uint64_t ca_layer_size(const struct ca_layer *l);	/* of the uncompressed tar */
  * how much.  -ENODATA: span *ret_span has to be filled first. */
 errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
 		       uint32_t *ret_span, struct err *e) _must_check_;
-/* Fetches one span again by Range from the nearest checkpoint and verifies it. */
+/* Fetches one span again by Range from the nearest checkpoint and verifies it.  -EBADMSG: the index
+ * was wrong and has been dropped; release l, get and fill the layer again. */
 errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
 			    struct cancel *c, struct err *e) _must_check_;
 
@@ -110,4 +114,4 @@ errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct t
 		     struct err *e) _must_check_;
 /* Merges and keeps; local work only, but can take long for huge images: run it on a pool. */
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
-		       size_t n, struct tree **ret, struct err *e) _must_check_;
+		       size_t n, struct tree **ret, struct cancel *c, struct err *e) _must_check_;

@@ -13,6 +13,8 @@
  *
  * Some file systems (btrfs) give space back only seconds after an unlink.  What an eviction freed
  * and statvfs does not show yet is a credit for CREDIT_S; without it each writer would evict again.
+ * The credit shrinks as the space turns up: what is free now, and what was written since, is
+ * compared with what was free then.
  *
  * Locks: store_i.h.  The list of victims is made under `evicting`, which keeps its entries alive;
  * each victim is looked at again before it goes.
@@ -127,12 +129,21 @@ static int64_t disk_room(struct ca_store *s)
 	       (int64_t)MIN_OF(s->min_free, (uint64_t)INT64_MAX / 2);
 }
 
+uint64_t ca_credit_locked(const struct ca_store *s, int64_t room)
+{
+	int64_t came = room - s->credit_room + (int64_t)(s->written - s->credit_written);
+
+	if (clock_mono_ns() >= s->credit_until_ns)
+		return 0;
+	return s->credit - MIN_OF(s->credit, (uint64_t)MAX_OF(came, 0));
+}
+
 /* How much has to go before n more bytes fit; <= 0: they fit. */
 static int64_t excess_locked(struct ca_store *s, uint64_t n, int64_t room)
 {
 	int64_t over_max = (int64_t)(s->used + s->reserved + s->foreign + n) -
 			   (int64_t)MIN_OF(s->max_bytes, (uint64_t)INT64_MAX / 2);
-	int64_t credit = clock_mono_ns() < s->credit_until_ns ? (int64_t)s->credit : 0;
+	int64_t credit = (int64_t)ca_credit_locked(s, room);
 	int64_t over_room = (int64_t)(s->unwritten + n) - room - credit;
 
 	return MAX_OF(over_max, over_room);
@@ -176,13 +187,15 @@ static uint64_t evict_for_room(struct ca_store *s, uint64_t must, uint64_t want,
 {
 	int64_t before = disk_room(s);
 	uint64_t freed = ca_evict(s, must, want, n_want, since);
-	int64_t shown = disk_room(s) - before;
+	int64_t after = disk_room(s);
+	uint64_t shown = (uint64_t)MAX_OF(after - before, 0);
 
 	LOCK_SCOPE(&s->lock);
-	if (clock_mono_ns() >= s->credit_until_ns)
-		s->credit = 0;
-	if ((int64_t)freed > MAX_OF(shown, 0)) {
-		s->credit += freed - (uint64_t)MAX_OF(shown, 0);
+	s->credit = ca_credit_locked(s, before);
+	s->credit_room = after;
+	s->credit_written = s->written;
+	if (freed > shown) {
+		s->credit += freed - shown;
 		s->credit_until_ns = clock_mono_ns() + CREDIT_S * NSEC_PER_SEC;
 	}
 	return freed;

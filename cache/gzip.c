@@ -13,6 +13,7 @@
 
 #include "cache/crc.h"
 #include "cache/inflate_priv.h"
+#include "cache/le.h"
 
 #define HEADER_BYTES 10
 #define TRAILER_BYTES 8
@@ -154,19 +155,14 @@ static errint_t header_byte(struct gzip *g, uint8_t c, struct err *e)
 	return 0;
 }
 
-static uint32_t le32(const uint8_t *p)
-{
-	return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
 static errint_t trailer_byte(struct gzip *g, uint8_t c, struct err *e)
 {
 	g->raw[g->have++] = c;
 	if (g->have < TRAILER_BYTES)
 		return 0;
-	if (le32(g->raw) != g->crc)
+	if (le32_get(g->raw) != g->crc)
 		return err_set(e, EBADMSG, ERR_INTEGRITY, "gzip CRC-32 does not match");
-	if (le32(g->raw + 4) != g->total)
+	if (le32_get(g->raw + 4) != g->total)
 		return err_set(e, EBADMSG, ERR_INTEGRITY, "gzip length does not match");
 	g->phase = GZ_HEADER;
 	g->have = 0;

@@ -73,6 +73,11 @@ uint64_t inflate_out(const struct inflate *z)
 	return z->out;
 }
 
+size_t inflate_memory(const struct inflate *z)
+{
+	return z->st && z->ops->memory ? z->ops->memory(z->st) : 0;
+}
+
 static errint_t set_format(struct inflate *z, enum inflate_format fmt, struct err *e)
 {
 	z->format = fmt;

@@ -51,6 +51,7 @@ errint_t inflate_end(struct inflate *z, struct err *e) _must_check_;
 enum inflate_format inflate_format(const struct inflate *z);
 uint64_t inflate_in(const struct inflate *z);	/* bytes pushed and consumed so far */
 uint64_t inflate_out(const struct inflate *z);
+size_t inflate_memory(const struct inflate *z);	/* the part that the stream chooses */
 
 /* A checkpoint at the present place, if there can be one: false = not here.  Appends the state
  * (compressed by zstd or raw, self-describing) to *state. */

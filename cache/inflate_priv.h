@@ -31,6 +31,7 @@ struct inflate_ops {
 	bool (*save)(void *st, struct buf *ret);
 	/* On a fresh state.  len 0: the start of a stream, a member or a frame. */
 	errint_t (*load)(void *st, uint64_t in, const void *state, size_t len, struct err *e);
+	size_t (*memory)(const void *st);	/* NULL: little */
 };
 
 extern const struct inflate_ops inflate_gzip_ops;

@@ -2,8 +2,13 @@
  * layer.c - open layers: one object per digest, its tree, and reads of the uncompressed tar
  *
  * An open layer holds the object of kind CA_LAYER (for the checkpoint states, which are read when a
- * span is filled again), the mapped tree, and the tables of units and spans.  The bytes of the tar
+ * span is filled again), the tree, and the tables of units and spans.  The bytes of the tar
  * are in objects of kind CA_SPAN; who misses one is told which.
+ *
+ * The spans that were filled last are kept open for a while (a small ring, the same lock): whoever
+ * waited for one comes back for it a little later, and meanwhile others may fill so many that it
+ * would be evicted again.  What is open is not (evict.c).  Those that are in memory, because the disk
+ * takes nothing, give way at once when a new span finds no room there.
  *
  * Open layers are found in one table for the process, by store and digest.  Its lock is a leaf; an
  * open layer is immutable, so nothing else needs one.  All layers of a store must have been
@@ -18,9 +23,16 @@
 #include "util/hmap.h"
 
 #define COPY_BYTES (256u << 10)
+#define RECENT_MAX 16		/* spans kept open in the process */
+#define RECENT_DIV 4		/* but no more than this part of the limit of the disk, or of memory */
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct hmap *table;	/* of struct ca_layer, not owned; NULL when empty */
+static struct recent {
+	const struct ca_layer *l;	/* not owned: takes its entries along when it goes */
+	struct ca_object *object;
+} recent[RECENT_MAX];
+static unsigned recent_next;
 
 /* ---- names */
 
@@ -31,7 +43,8 @@ const char *layer_key(const struct digest *d, char out[static CA_KEY_MAX])
 
 	(void)ca_digest_key(d, out);
 	n = strlen(out);
-	(void)snprintf(out + n, CA_KEY_MAX - n, "-%08x", crc32_add(0, id, strlen(id)));
+	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u-%08x", TREE_RULES,
+		       crc32_add(0, id, strlen(id)));
 	return out;
 }
 
@@ -111,8 +124,74 @@ struct ca_layer *ca_layer_ref(struct ca_layer *l)
 	return l;
 }
 
+/* ---- spans filled last */
+
+static unsigned recent_size(struct ca_store *s, bool in_memory)
+{
+	uint64_t used, max = CA_MEMORY_MAX;
+
+	if (!in_memory)
+		ca_store_usage(s, &used, &max);
+	return (unsigned)MAX_OF(MIN_OF(max / RECENT_DIV / CA_SPAN_BYTES, (uint64_t)RECENT_MAX), (uint64_t)1);
+}
+
+void layer_keep_recent(struct ca_layer *l, struct ca_object *o)
+{
+	unsigned n = recent_size(l->s, ca_object_in_memory(o));
+	struct ca_object *old;
+
+	{
+		LOCK_SCOPE(&table_lock);
+		struct recent *r = &recent[recent_next++ % n];
+
+		old = r->object;
+		*r = (struct recent){ l, o };
+	}
+	(void)ca_object_unref(old);
+}
+
+static bool of_layer(const struct recent *r, const void *l)
+{
+	return r->l == l;
+}
+
+static bool in_memory_of(const struct recent *r, const void *s)
+{
+	return r->l && r->l->s == s && ca_object_in_memory(r->object);
+}
+
+static size_t recent_forget(bool (*which)(const struct recent *r, const void *ctx), const void *ctx)
+{
+	struct ca_object *old[RECENT_MAX];
+	size_t n = 0;
+
+	{
+		LOCK_SCOPE(&table_lock);
+		for (size_t i = 0; i < RECENT_MAX; i++) {
+			if (!which(&recent[i], ctx))
+				continue;
+			old[n++] = recent[i].object;
+			recent[i] = (struct recent){ 0 };
+		}
+	}
+	for (size_t i = 0; i < n; i++)
+		(void)ca_object_unref(old[i]);
+	return n;
+}
+
+errint_t layer_object_put(struct ca_store *s, enum ca_kind kind, const char *key, const void *data,
+			  size_t len, struct err *e)
+{
+	errint_t r = ca_object_put(s, kind, key, data, len, e);
+
+	if (r == -ENOSPC && recent_forget(in_memory_of, s) > 0)
+		r = ca_object_put(s, kind, key, data, len, e);
+	return r;
+}
+
 static void layer_free(struct ca_layer *l)
 {
+	(void)recent_forget(of_layer, l);
 	(void)tree_unref(l->tree);
 	(void)ca_object_unref(l->object);
 	layer_file_done(&l->file);
@@ -135,6 +214,8 @@ struct ca_layer *ca_layer_unref(struct ca_layer *l)
 
 void layer_condemn(struct ca_layer *l)
 {
+	if (atomic_exchange(&l->condemned, true)) /* what is there now is another one */
+		return;
 	ca_object_drop(l->s, CA_LAYER, l->key);
 	LOCK_SCOPE(&table_lock);
 	table_remove_locked(l);
@@ -158,7 +239,7 @@ static errint_t load(struct ca_layer *l, struct err *e)
 		return r;
 	int fd = ca_object_fd(l->object);
 	if (fd < 0)
-		return err_errno(e, ENOMEM, "mapping a layer");
+		return err_errno(e, ENOMEM, "reading the tree of a layer");
 	return tree_open_fd(fd, (size_t)l->file.tree_len, &l->tree, e);
 }
 
@@ -220,7 +301,12 @@ uint64_t ca_layer_size(const struct ca_layer *l)
 
 /* ---- reading */
 
-static errint_t span_open(struct ca_layer *l, uint32_t span, uint64_t len, struct ca_object **ret)
+static uint64_t span_len(const struct ca_layer *l, uint32_t span)
+{
+	return MIN_OF(l->file.size - (uint64_t)span * CA_SPAN_BYTES, (uint64_t)CA_SPAN_BYTES);
+}
+
+errint_t layer_span_open(struct ca_layer *l, uint32_t span, struct ca_object **ret)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
@@ -228,7 +314,7 @@ static errint_t span_open(struct ca_layer *l, uint32_t span, uint64_t len, struc
 
 	if (r < 0)
 		return r;
-	if (ca_object_len(o) != len) {
+	if (ca_object_len(o) != span_len(l, span)) {
 		ca_object_drop(l->s, CA_SPAN, key);
 		return -EBADMSG;
 	}
@@ -246,9 +332,8 @@ errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, 
 		return 0;
 	uint32_t span = (uint32_t)(off / CA_SPAN_BYTES);
 	uint64_t start = (uint64_t)span * CA_SPAN_BYTES;
-	uint64_t span_len = MIN_OF(l->file.size - start, (uint64_t)CA_SPAN_BYTES);
-	size_t n = (size_t)MIN_OF(len, start + span_len - off);
-	errint_t r = span_open(l, span, span_len, &o);
+	size_t n = (size_t)MIN_OF(len, start + span_len(l, span) - off);
+	errint_t r = layer_span_open(l, span, &o);
 	if (r == 0)
 		r = ca_object_read(o, off - start, dst, n, e);
 	if (r == -ENOENT || r == -EBADMSG) {

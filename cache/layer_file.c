@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#include "cache/sealed.h"
+#include "cache/le.h"
 
 static const char magic[8] = "RGFSLAY1";
 

@@ -1,7 +1,7 @@
 /*
  * layer_file.h - what is known of an indexed layer, as one cache object (private to cache/)
  *
- *	tree image	tree_len bytes, at offset 0 so that it can be mapped
+ *	tree image	tree_len bytes, at offset 0: it is read whole
  *	states		states_len bytes, the checkpoints' states one after the other
  *	units		LAYER_UNIT_BYTES each
  *	span CRCs	4 bytes each
@@ -32,7 +32,7 @@
 #define LAYER_UNIT_BYTES 64u
 #define LAYER_HEAD_BYTES 160u
 #define LAYER_UNITS_MAX (1u << 20)	/* 4 TiB */
-#define LAYER_TREE_MAX (1u << 30)
+#define LAYER_TREE_MAX TREE_LAYER_BYTES_MAX
 #define LAYER_STATES_MAX (4u << 20)	/* memory of a running fill; then every other one goes */
 #define LAYER_IMAGE_MAX ((size_t)LAYER_TREE_MAX + LAYER_STATES_MAX + (128u << 20))
 

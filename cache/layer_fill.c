@@ -15,7 +15,8 @@
  * the first opportunity from CHECKPOINT_SLACK before such a multiple (zlib) or every FRAME_SPACING
  * (zstd). When the states outgrow LAYER_STATES_MAX, every other one is dropped: a running fill has
  * bounded memory, and very large layers have coarser access.  Memory: input block, piece, queue (1
- * MiB), states (4 MiB), and the tree builder.
+ * MiB), states (4 MiB), and what the layer chooses: zstd's window (128 MiB at most), tar headers
+ * (TAR_META_MAX each) and the tree builder (TREE_LAYER_BYTES_MAX); layer_gate.h bounds the sum.
  *
  * Threads: the caller's, and where a core is likely to be idle a second one for the diff id, the
  * span CRCs and the writing (layer_side.h), which is about half of the work.
@@ -23,9 +24,11 @@
 #include <string.h>
 
 #include "cache/crc.h"
+#include "cache/layer_gate.h"
 #include "cache/layer_priv.h"
 #include "cache/layer_side.h"
 #include "cache/tar.h"
+#include "cache/tree_write.h"
 #include "util/stats.h"
 
 _Static_assert(SIDE_PIECE_BYTES >= INFLATE_PIECE, "a piece fits a slot");
@@ -57,7 +60,10 @@ struct fill {
 	size_t block_len;
 	errint_t broken;	/* decoding has failed; why says how */
 	struct err why;
+	struct layer_gate gate;
 };
+
+uint32_t layer_units_max = LAYER_UNITS_MAX;
 
 /* ---- units and checkpoints */
 
@@ -79,18 +85,14 @@ static void end_unit(struct fill *f)
 	memcpy(u->sha256, d.raw, sizeof(u->sha256));
 }
 
-static struct layer_unit *grow_units(struct fill *f)
+static errint_t grow_units(struct fill *f, struct err *e)
 {
-	if (f->file.n_units == f->cap_units) {
-		size_t cap = f->cap_units * 2 + 64;
-		struct layer_unit *p = realloc(f->file.units, cap * sizeof(*p));
+	errint_t r = tree_vec_grow(&f->file.units, &f->cap_units, f->file.n_units, layer_units_max,
+				   sizeof(*f->file.units));
 
-		if (!p || cap > LAYER_UNITS_MAX)
-			return NULL;
-		f->file.units = p;
-		f->cap_units = cap;
-	}
-	return &f->file.units[f->file.n_units];
+	if (r == -EFBIG)
+		return err_set(e, EFBIG, ERR_LIMIT, "more than %u parts", layer_units_max);
+	return r < 0 ? err_errno(e, -r, "indexing a layer") : 0;
 }
 
 /* Drops every other state and moves the rest together. */
@@ -138,13 +140,12 @@ static errint_t checkpoint(struct fill *f, struct err *e)
 		u.has_state = false;
 		u.state_len = 0;
 	}
-	struct layer_unit *p = grow_units(f);
-	if (!p)
-		return err_errno(e, ENOMEM, "indexing a layer");
+	errint_t r = grow_units(f, e);
+	if (r < 0)
+		return r;
 	hash_unit(f, u.in);
 	end_unit(f);
-	*p = u;
-	f->file.n_units++;
+	f->file.units[f->file.n_units++] = u;
 	f->next_point = point_after(f, u.out);
 	if (f->states.len > LAYER_STATES_MAX)
 		thin_states(f);
@@ -186,18 +187,34 @@ static errint_t tar_entry(void *ctx, const struct tree_entry *en, struct err *e)
 	return tree_builder_add(ctx, en, e);
 }
 
+/* Looked at with every piece: what a few compressed bytes inflate to can be endless work. */
+static errint_t may_go_on(struct fill *f, struct err *e)
+{
+	uint64_t bytes = tree_builder_bytes(f->tree) + tar_reader_bytes(f->tar) +
+			 inflate_memory(f->z);
+	errint_t r = layer_check_cancel(f->cancel, e);
+
+	if (r == 0 && inflate_out(f->z) > (uint64_t)layer_units_max * CA_SPAN_BYTES)
+		r = err_set(e, EFBIG, ERR_LIMIT, "more than %llu bytes",
+			    (unsigned long long)layer_units_max * CA_SPAN_BYTES);
+	return r < 0 ? r : layer_gate_grow(&f->gate, bytes, f->cancel, e);
+}
+
 static errint_t inflated(void *ctx, const void *data, size_t len, struct err *e)
 {
 	struct fill *f = ctx;
 	uint64_t off = inflate_out(f->z) - len;
+	errint_t r = may_go_on(f, e);
 
+	if (r < 0)
+		return r;
 	if (!f->side && off == INFLATE_PIECE)	/* small layers are not worth a thread */
 		f->side = side_new(inflated_side, f);
 	if (f->side)
 		side_push(f->side, off, data, len);
 	else
 		inflated_side(f, off, data, len);
-	errint_t r = tar_reader_push(f->tar, data, len, e);
+	r = tar_reader_push(f->tar, data, len, e);
 	return r < 0 ? r : checkpoint(f, e);
 }
 
@@ -335,9 +352,9 @@ static errint_t store(struct fill *f, struct ca_store *s, struct err *e)
 	if (r < 0)
 		return err_errno(e, -r, "indexing a layer");
 	span_set_publish(&f->spans);
-	r = ca_object_put(s, CA_LAYER, layer_key(f->want, key), image.data, image.len, e);
+	r = layer_object_put(s, CA_LAYER, layer_key(f->want, key), image.data, image.len, e);
 	if (r < 0)
-		return r;
+		return err_wrap(e, r, "the index of %zu bytes of layer %s", image.len, key);
 	stat_inc(STAT_LAYERS_INDEXED);
 	stat_add(STAT_LAYER_BYTES_IN, (int64_t)f->size);
 	stat_add(STAT_LAYER_BYTES_OUT, (int64_t)f->file.size);
@@ -371,11 +388,9 @@ static bool fill_init(struct fill *f, struct ca_store *s)
 	span_set_init(&f->spans, s, f->want);
 	if (!f->sum || !f->unit_sum || (f->want_diff && !f->diff) || !f->z || !f->tar || !f->block)
 		return false;
-	struct layer_unit *u = grow_units(f);
-	if (!u)
+	if (grow_units(f, NULL) < 0)
 		return false;
-	*u = (struct layer_unit){ .has_state = true };
-	f->file.n_units = 1;
+	f->file.units[f->file.n_units++] = (struct layer_unit){ .has_state = true };
 	return true;
 }
 
@@ -392,6 +407,7 @@ static void fill_done(struct fill *f)
 	(void)digest_ctx_free(f->diff);
 	(void)digest_ctx_free(f->unit_sum);
 	(void)digest_ctx_free(f->sum);
+	layer_gate_done(&f->gate);
 }
 
 errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,

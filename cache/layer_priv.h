@@ -3,6 +3,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "cache/layer_file.h"
 #include "cache/store.h"
 
@@ -14,15 +16,27 @@ struct ca_layer {
 	struct layer_file file;
 	struct ca_object *object;	/* for the states */
 	struct tree *tree;
+	atomic_bool condemned;
 };
 
 /* Layer object and span object of a digest. */
 const char *layer_key(const struct digest *d, char out[static CA_KEY_MAX]);
 const char *layer_span_key(const struct digest *d, uint32_t span, char out[static CA_KEY_MAX]);
 
+/* Keeps a span that was just filled from being evicted, until some others have been.  Takes over o. */
+void layer_keep_recent(struct ca_layer *l, struct ca_object *o);
+/* ca_object_put, for which kept spans that are in memory give way. */
+errint_t layer_object_put(struct ca_store *s, enum ca_kind kind, const char *key, const void *data,
+			  size_t len, struct err *e) _must_check_;
+
+/* -ENOENT: not here; -EBADMSG: it had the wrong length and was dropped. */
+errint_t layer_span_open(struct ca_layer *l, uint32_t span, struct ca_object **ret) _must_check_;
+
 /* The object has turned out wrong although its checksums hold: drops it, and nobody gets l any
- * more. */
+ * more.  Only the first call for l does so. */
 void layer_condemn(struct ca_layer *l);
+
+extern uint32_t layer_units_max;	/* LAYER_UNITS_MAX; tests lower it */
 
 /* -ECANCELED when c has fired. */
 errint_t layer_check_cancel(struct cancel *c, struct err *e);

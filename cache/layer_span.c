@@ -9,7 +9,8 @@
  * stored as well.
  *
  * If the hashes are right and decoding still fails, or the span's CRC is wrong, then our own state
- * is: the layer's object is dropped, and the caller has to index it again (-EBADMSG).
+ * is: the layer's object is dropped, and the caller has to get the layer anew and index it again
+ * (-EBADMSG, also for all who still hold the old one).
  *
  * Threads: a fill belongs to its thread.
  */
@@ -266,13 +267,23 @@ static errint_t read_units(struct refill *f, const struct ca_source *src, struct
 
 static errint_t keep(struct refill *f, uint32_t span, struct err *e)
 {
+	struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
 
 	if (inflate_out(f->z) < f->l->file.size) /* what ends in the middle of a span is not one */
 		f->others.writer = ca_writer_abort(f->others.writer);
 	span_set_publish(&f->others);
 	(void)layer_span_key(&f->l->digest, span, key);
-	return ca_object_put(f->l->s, CA_SPAN, key, f->data.data, f->data.len, e);
+	errint_t r = layer_object_put(f->l->s, CA_SPAN, key, f->data.data, f->data.len, e);
+	if (r == 0 && ca_object_open(f->l->s, CA_SPAN, key, &o, NULL) == 0)
+		layer_keep_recent(f->l, o);
+	return r;
+}
+
+static errint_t dropped(const struct ca_layer *l, struct err *e)
+{
+	return err_set(e, EBADMSG, ERR_INTEGRITY,
+		       "the cached index of layer %s was wrong; it has been dropped", l->key);
 }
 
 static errint_t refill(struct refill *f, uint32_t span, const struct ca_source *src, struct err *e)
@@ -288,9 +299,7 @@ static errint_t refill(struct refill *f, uint32_t span, const struct ca_source *
 		r = read_units(f, src, e);
 	if (r == -EBADMSG) {
 		layer_condemn(f->l);
-		return err_set(e, EBADMSG, ERR_INTEGRITY,
-			       "the cached index of layer %s was wrong; it has been dropped",
-			       f->l->key);
+		return dropped(f->l, e);
 	}
 	if (r == 0)
 		r = keep(f, span, e);
@@ -300,7 +309,7 @@ static errint_t refill(struct refill *f, uint32_t span, const struct ca_source *
 errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
 			    struct cancel *c, struct err *e)
 {
-	char key[CA_KEY_MAX];
+	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
 	struct refill f = {
 		.l = l,
 		.start = (uint64_t)span * CA_SPAN_BYTES,
@@ -310,8 +319,10 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 
 	if (span >= l->file.n_spans)
 		return err_set(e, EINVAL, ERR_BUG, "layer %s has no span %u", l->key, span);
-	if (ca_object_exists(l->s, CA_SPAN, layer_span_key(&l->digest, span, key)))
+	if (layer_span_open(l, span, &there) == 0) /* that it exists is not enough to read it */
 		return 0;
+	if (atomic_load(&l->condemned))
+		return dropped(l, e);
 	f.end = MIN_OF(f.start + CA_SPAN_BYTES, l->file.size);
 	span_set_init(&f.others, l->s, &l->digest);
 	errint_t r = refill(&f, span, src, e);

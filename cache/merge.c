@@ -17,6 +17,8 @@
 
 #include "cache/merge_priv.h"
 
+#define CHECK_NAMES 1024	/* how often a large directory asks whether to go on */
+
 /* ---- attributes ----------------------------------------------------------------------------- */
 
 static bool begins(const struct tree_xattr_in *x, const char *prefix)
@@ -133,7 +135,7 @@ static errint_t lay_node(struct merge *m, uint32_t parent, const struct merge_na
 	if (!out || m->w.failed)
 		return m->w.failed;
 
-	errint_t r = lay_stack(m, i, n->stack);
+	errint_t r = tree_writer_bytes(&m->w) > m->max_bytes ? -EFBIG : lay_stack(m, i, n->stack);
 
 	if (r == 0)
 		r = n->is_dir ? copy_node(m, i, n->src) : lay_file(m, i, n->src);
@@ -149,8 +151,9 @@ static errint_t lay_node(struct merge *m, uint32_t parent, const struct merge_na
 static errint_t lay_child(struct merge *m, void *ctx, const struct merge_name *n)
 {
 	const uint32_t *parent = ctx;
+	errint_t r = m->w.n_nodes % CHECK_NAMES ? 0 : merge_check(m);
 
-	return lay_node(m, *parent, n);
+	return r < 0 ? r : lay_node(m, *parent, n);
 }
 
 static errint_t lay_all(struct merge *m)
@@ -165,7 +168,9 @@ static errint_t lay_all(struct merge *m)
 
 		if (m->w.nodes[i].type != TREE_DIR)
 			continue;
-		r = merge_each(m, m->stacks[i], lay_child, &i);
+		r = merge_check(m);
+		if (r == 0)
+			r = merge_each(m, m->stacks[i], lay_child, &i);
 		if (m->w.n_nodes > first)
 			m->w.nodes[i].u = pair32(first, (uint32_t)m->w.n_nodes - first);
 	}
@@ -185,7 +190,8 @@ static uint32_t *none_array(size_t n)
 
 static errint_t merge_init(struct merge *m, struct tree *const *layers, size_t n)
 {
-	*m = (struct merge){ .layers = layers, .n_layers = n };
+	m->layers = layers;
+	m->n_layers = n;
 	m->cursors = calloc(2 * n, sizeof(*m->cursors));
 	m->links = calloc(n, sizeof(*m->links));
 	m->hollow = calloc(n, sizeof(*m->hollow));
@@ -194,6 +200,8 @@ static errint_t merge_init(struct merge *m, struct tree *const *layers, size_t n
 	if (!m->cursors || !m->links || !m->hollow || !m->first || !m->xsets)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++) {
+		if (merge_check(m) < 0)
+			return -ECANCELED;
 		m->first[i] = none_array(tree_count(layers[i]));
 		m->xsets[i] = none_array(layers[i]->head->xsets);
 		if (!m->first[i] || !m->xsets[i] || merge_hollow(layers[i], &m->hollow[i]) < 0)
@@ -232,9 +240,23 @@ static errint_t merge_nothing(struct buf *ret, struct err *e)
 	return b ? tree_builder_finish(b, ret, e) : tree_writer_error(-ENOMEM, e);
 }
 
-errint_t tree_merge(struct tree *const *layers, size_t n, struct buf *ret, struct err *e)
+/* A manifest can name one large layer a thousand times: what the merge costs follows the sum. */
+static errint_t check_sum(struct tree *const *layers, size_t n, struct err *e)
 {
-	_cleanup_(merge_done) struct merge m = { 0 };
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += tree_count(layers[i]);
+	if (sum <= TREE_MERGE_NODES_MAX)
+		return 0;
+	return err_set(e, EFBIG, ERR_LIMIT, "%llu entries in %zu layers, the limit is %u",
+		       (unsigned long long)sum, n, TREE_MERGE_NODES_MAX);
+}
+
+errint_t tree_merge(struct tree *const *layers, size_t n, struct buf *ret, struct cancel *c,
+		    struct err *e)
+{
+	_cleanup_(merge_done) struct merge m = { .cancel = c, .max_bytes = ret->max };
 
 	if (n == 0)
 		return merge_nothing(ret, e);
@@ -242,8 +264,11 @@ errint_t tree_merge(struct tree *const *layers, size_t n, struct buf *ret, struc
 		return err_set(e, EFBIG, ERR_LIMIT, "%zu layers, the limit is %u", n,
 			       TREE_LAYERS_MAX);
 
-	errint_t r = merge_init(&m, layers, n);
+	errint_t r = check_sum(layers, n, e);
 
+	if (r < 0)
+		return r;
+	r = merge_init(&m, layers, n);
 	if (r == 0)
 		r = merge_links(&m);
 	if (r == 0)

@@ -101,7 +101,10 @@ static errint_t find_target(struct merge *m, uint32_t layer, struct hmap *memo, 
 	const char *path = t->strings + lo32(t->nodes[ino].u);
 	size_t len = hi32(t->nodes[ino].u);
 	struct merge_ref *ret = &m->links[layer][ino];
-	errint_t r = find_lower(m, layer, memo, path, len, ret);
+	errint_t r = merge_check(m);
+
+	if (r == 0)
+		r = find_lower(m, layer, memo, path, len, ret);
 
 	if (r == 0 && ret->layer == MERGE_NONE)
 		find_same_layer(m, layer, path, len, ret);
@@ -173,7 +176,8 @@ errint_t merge_links(struct merge *m)
 	errint_t r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < m->n_layers; i++) {
-		if (!has_links(m->layers[i]))
+		r = merge_check(m);
+		if (r < 0 || !has_links(m->layers[i]))
 			continue;
 
 		struct hmap *memo = hmap_new(free);

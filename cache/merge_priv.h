@@ -34,6 +34,8 @@ struct merge_cursor {
 
 struct merge {
 	struct tree *const *layers;
+	struct cancel *cancel;
+	uint64_t max_bytes;		/* of the merged tree */
 	size_t n_layers;
 	struct merge_ref *arena;
 	size_t n_arena, cap_arena;
@@ -66,6 +68,12 @@ static inline const struct tree_node *merge_node(const struct merge *m, struct m
 	const struct tree *t = m->layers[r.layer];
 
 	return &t->nodes[t->nodes[r.node].ino];
+}
+
+/* Asked now and then, about once per directory or thousand names: -ECANCELED. */
+static inline errint_t merge_check(const struct merge *m)
+{
+	return cancel_fired(m->cancel) ? -ECANCELED : 0;
 }
 
 /* The next layer down has r under that name (markers are never asked about). */

@@ -381,6 +381,11 @@ uint64_t ca_object_len(const struct ca_object *o)
 	return o->mem ? ca_mem_len(o->mem) : sealed_len(o->file);
 }
 
+bool ca_object_in_memory(const struct ca_object *o)
+{
+	return o->mem != NULL;
+}
+
 static int make_memfd(struct ca_object *o)
 {
 	const uint8_t *p = ca_mem_data(o->mem);

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "cache/le.h"
 #include "util/cleanup.h"
 #include "util/err.h"
 
@@ -83,25 +84,3 @@ ssize_t ca_sys_pwrite(int fd, const void *p, size_t n, off_t off);
 ssize_t ca_sys_pread(int fd, void *p, size_t n, off_t off);
 int ca_sys_renameat(int from_dir, const char *from, int to_dir, const char *to);
 int ca_sys_unlinkat(int dir, const char *name);
-
-static inline void le32_put(uint8_t *p, uint32_t v)
-{
-	for (int i = 0; i < 4; i++)
-		p[i] = (uint8_t)(v >> (8 * i));
-}
-
-static inline uint32_t le32_get(const uint8_t *p)
-{
-	return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static inline void le64_put(uint8_t *p, uint64_t v)
-{
-	le32_put(p, (uint32_t)v);
-	le32_put(p + 4, (uint32_t)(v >> 32));
-}
-
-static inline uint64_t le64_get(const uint8_t *p)
-{
-	return le32_get(p) | (uint64_t)le32_get(p + 4) << 32;
-}

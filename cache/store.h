@@ -80,6 +80,8 @@ struct ca_object *ca_object_ref(struct ca_object *o);
 struct ca_object *ca_object_unref(struct ca_object *o);
 DEFINE_CLEANUP(struct ca_object *, ca_object_unref)
 uint64_t ca_object_len(const struct ca_object *o);
+/* Did the disk not take it?  Then what holds it open holds a part of CA_MEMORY_MAX. */
+bool ca_object_in_memory(const struct ca_object *o);
 /* Borrowed; bytes [0, ca_object_len) are the data, unverified.  An object that lives in memory is
  * copied into a memfd on the first call; -1 when that fails. */
 int ca_object_fd(struct ca_object *o);
@@ -87,7 +89,7 @@ int ca_object_fd(struct ca_object *o);
  * object has been removed and counted, fetch it again.  Else -ENOMEM. */
 errint_t ca_object_read(struct ca_object *o, uint64_t off, void *dst, size_t len, struct err *e)
 	_must_check_;
-/* Checks all of it, for who goes on to use ca_object_fd (mmap).  Errors as for ca_object_read. */
+/* Checks all of it, for who goes on to use ca_object_fd.  Errors as for ca_object_read. */
 errint_t ca_object_verify(struct ca_object *o, struct err *e) _must_check_;
 /* Appends the whole object to *ret (within its max: -EFBIG).  -ENOENT: not there, or just found
  * corrupt. */

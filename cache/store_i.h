@@ -88,8 +88,11 @@ struct ca_store {
 	uint64_t reserved;		/* by writers; temp files are within it */
 	uint64_t unwritten;		/* the part of reserved that is not on disk yet */
 	uint64_t foreign;		/* temp files of other processes, at the last scan */
-	uint64_t credit;		/* evicted, but not shown as free yet (evict.c) */
+	uint64_t credit;		/* evicted, but not shown as free then (evict.c) */
 	uint64_t credit_until_ns;
+	int64_t credit_room;		/* then; and `written` at that time */
+	uint64_t credit_written;
+	uint64_t written;		/* bytes since the start */
 	uint64_t last_stamp;
 	uint64_t versions;
 	uint64_t paused_until_ns;	/* monotonic; writes fail until then */
@@ -125,6 +128,8 @@ struct ca_object *ca_object_close(struct ca_object *o);
 /* ---- evict.c */
 /* Room for n more bytes, made by evicting objects last used before since. */
 errint_t ca_reserve(struct ca_store *s, uint64_t n, uint64_t since, struct err *e) _must_check_;
+/* What is left of the credit, with so much room shown now. */
+uint64_t ca_credit_locked(const struct ca_store *s, int64_t room);
 /* Frees about `want` bytes and at least `must`, or nothing at all; returns what was freed. */
 uint64_t ca_evict(struct ca_store *s, uint64_t must, uint64_t want, size_t n_want, uint64_t since);
 uint64_t ca_slack(struct ca_store *s);	/* how much to evict beyond the need */

@@ -18,6 +18,9 @@
  *   - A trailing slash makes a directory only of type '\0' (old archives), as in Go.
  *   - Where several sources give a name, GNU 'L' and 'K' win over PAX records over the header, and
  *     GNU.sparse.name over all; a second `x` in front of an entry replaces the first.
+ *   - `g` headers give defaults for owners and times.  Their extended attributes are ignored: Go's
+ *     archive/tar (containerd, umoci, podman) applies nothing of `g` to the entries, and attributes
+ *     for all of them would be worked through again and again.
  *   - A single zero block must be followed by another one, or by the end of the stream.
  *   - Padding may be missing at the very end.
  */
@@ -62,7 +65,6 @@ struct tar_reader {
 	size_t have;		/* bytes in block */
 	unsigned char block[BLOCK];
 	struct pax local, global;
-	size_t global_at;	/* where the `g` that is being read begins */
 	struct buf long_name, long_link;
 	struct sparse sparse;
 	struct pending cur;
@@ -80,6 +82,7 @@ struct tar_reader *tar_reader_new(tar_entry_fn fn, void *ctx)
 	t->ctx = ctx;
 	pax_init(&t->local);
 	pax_init(&t->global);
+	t->global.global = true;
 	buf_init(&t->long_name, TAR_META_MAX);
 	buf_init(&t->long_link, TAR_META_MAX);
 	return t;
@@ -144,20 +147,16 @@ static struct buf *meta_buf(struct tar_reader *t)
 	}
 }
 
-/* Defaults come from `g`, but names, sizes and maps belong to one entry each. */
+/* Defaults come from `g`, but names, sizes and maps belong to one entry each: nothing of the text
+ * is needed any more. */
 static errint_t global_parse(struct tar_reader *t, struct err *e)
 {
 	struct pax *g = &t->global;
-	size_t before = g->n_xattrs;
-	errint_t r = pax_parse(g, t->global_at, e);
+	errint_t r = pax_parse(g, e);
 
 	g->has &= PAX_UID | PAX_GID | PAX_MTIME;
 	g->n_map = 0;
-	if (g->n_xattrs == before) { /* nothing points into it */
-		g->text.len = t->global_at;
-		if (g->text.data)
-			g->text.data[g->text.len] = '\0';
-	}
+	buf_clear(&g->text);
 	return r;
 }
 
@@ -168,7 +167,6 @@ static errint_t meta_done(struct tar_reader *t, struct err *e)
 
 	switch (t->meta_type) {
 	case 'g':
-		len -= t->global_at;
 		start_skip(t, 0, padding(len));
 		return global_parse(t, e);
 	case 'L':
@@ -178,7 +176,7 @@ static errint_t meta_done(struct tar_reader *t, struct err *e)
 		return 0;
 	default:
 		start_skip(t, 0, padding(len));
-		return pax_parse(&t->local, 0, e);
+		return pax_parse(&t->local, e);
 	}
 }
 
@@ -189,7 +187,6 @@ static errint_t meta_begin(struct tar_reader *t, char type, uint64_t len, struct
 	t->meta_type = type;
 	t->meta_left = len;
 	t->state = ST_META;
-	t->global_at = t->global.text.len;
 	t->dangling = t->dangling || type != 'g';
 	if (type == 'x')
 		pax_clear(&t->local);
@@ -225,7 +222,7 @@ static void xattrs_of(const struct pax *p, struct tree_xattr_in *out)
 
 static errint_t give_xattrs(struct tar_reader *t)
 {
-	size_t n = t->global.n_xattrs + t->local.n_xattrs;
+	size_t n = t->local.n_xattrs;
 
 	if (n > t->cap_xattrs) {
 		struct tree_xattr_in *p = reallocarray(t->xattrs, n, sizeof(*p));
@@ -235,10 +232,7 @@ static errint_t give_xattrs(struct tar_reader *t)
 		t->xattrs = p;
 		t->cap_xattrs = n;
 	}
-	if (n > 0) {
-		xattrs_of(&t->global, t->xattrs);
-		xattrs_of(&t->local, t->xattrs + t->global.n_xattrs);
-	}
+	xattrs_of(&t->local, t->xattrs);
 	t->cur.en.xattrs = t->xattrs;
 	t->cur.en.n_xattrs = n;
 	return 0;
@@ -554,6 +548,9 @@ static errint_t header_block(struct tar_reader *t, const unsigned char *h, struc
 	case 'M':
 		return malformed(t, e, "part of a multi-volume archive");
 	case 'V': /* GNU: volume label */
+		if ((uint64_t)size > TREE_SIZE_MAX - 2 * BLOCK - t->off)
+			return malformed(t, e, "impossible size");
+		start_skip(t, (uint64_t)size, padding((uint64_t)size));
 		return 0;
 	default:
 		return entry(t, h, (uint64_t)size, e);
@@ -622,6 +619,12 @@ errint_t tar_reader_push(struct tar_reader *t, const void *data, size_t len, str
 		len -= used;
 	}
 	return r;
+}
+
+size_t tar_reader_bytes(const struct tar_reader *t)
+{
+	return pax_bytes(&t->local) + pax_bytes(&t->global) + t->long_name.cap + t->long_link.cap +
+	       t->sparse.cap * sizeof(*t->sparse.x) + t->cap_xattrs * sizeof(*t->xattrs);
 }
 
 errint_t tar_reader_end(struct tar_reader *t, struct err *e)

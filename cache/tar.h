@@ -25,5 +25,6 @@ struct tar_reader *tar_reader_new(tar_entry_fn fn, void *ctx);
 struct tar_reader *tar_reader_free(struct tar_reader *t);	/* accepts and returns NULL */
 DEFINE_CLEANUP(struct tar_reader *, tar_reader_free)
 errint_t tar_reader_push(struct tar_reader *t, const void *data, size_t len, struct err *e) _must_check_;
+size_t tar_reader_bytes(const struct tar_reader *t);	/* memory that headers made it take */
 /* The stream has ended: -EINVAL when an entry or its data is cut off. */
 errint_t tar_reader_end(struct tar_reader *t, struct err *e) _must_check_;

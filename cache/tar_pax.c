@@ -38,6 +38,11 @@ void pax_done(struct pax *p)
 	free(p->xattrs);
 }
 
+size_t pax_bytes(const struct pax *p)
+{
+	return p->text.cap + p->cap_map * sizeof(*p->map) + p->cap_xattrs * sizeof(*p->xattrs);
+}
+
 /* ---- values --------------------------------------------------------------------------------- */
 
 bool pax_number(const char *s, size_t len, uint64_t *ret)
@@ -239,7 +244,7 @@ static bool take_plain(struct pax *p, unsigned bit, const struct record *rec)
 
 static errint_t xattr_add(struct pax *p, const struct record *rec, size_t skip)
 {
-	errint_t r = tree_vec_grow(&p->xattrs, &p->cap_xattrs, p->n_xattrs, TAR_META_MAX,
+	errint_t r = tree_vec_grow(&p->xattrs, &p->cap_xattrs, p->n_xattrs, PAX_XATTRS_MAX,
 				   sizeof(*p->xattrs));
 
 	if (r < 0)
@@ -310,9 +315,9 @@ static errint_t take_record(struct pax *p, struct record *rec)
 		if (key_is(rec, plain_keys[i].key))
 			return take_plain(p, plain_keys[i].bit, rec) ? 0 : -EINVAL;
 	if (key_begins(rec, XATTR_SCHILY))
-		return xattr_add(p, rec, strlen(XATTR_SCHILY));
+		return p->global ? 0 : xattr_add(p, rec, strlen(XATTR_SCHILY));
 	if (key_begins(rec, XATTR_LIBARCHIVE))
-		return take_libarchive(p, rec);
+		return p->global ? 0 : take_libarchive(p, rec);
 	if (key_is(rec, "GNU.sparse.offset") || key_is(rec, "GNU.sparse.numbytes"))
 		return take_sparse00(p, rec);
 	return 0;
@@ -340,8 +345,22 @@ static size_t split_record(char *s, size_t len, struct record *ret)
 	return (size_t)total;
 }
 
-errint_t pax_parse(struct pax *p, size_t at, struct err *e)
+static errint_t bad_record(errint_t r, const struct record *rec, struct err *e)
 {
+	if (r == -ENOMEM)
+		return err_set(e, ENOMEM, ERR_LOCAL, "no memory for PAX records");
+	if (r == -EFBIG)
+		return err_set(e, EFBIG, ERR_LIMIT,
+			       "more than %u extended attributes in one PAX header",
+			       PAX_XATTRS_MAX);
+	return err_set(e, EINVAL, ERR_INPUT, "PAX record %.*s with a bad value",
+		       (int)MIN_OF(rec->key_len, (size_t)60), rec->key);
+}
+
+errint_t pax_parse(struct pax *p, struct err *e)
+{
+	size_t at = 0;
+
 	while (at < p->text.len && p->text.data[at] != '\0') {
 		struct record rec;
 		size_t n = split_record(p->text.data + at, p->text.len - at, &rec);
@@ -351,11 +370,8 @@ errint_t pax_parse(struct pax *p, size_t at, struct err *e)
 
 		errint_t r = take_record(p, &rec);
 
-		if (r == -ENOMEM)
-			return err_set(e, ENOMEM, ERR_LOCAL, "no memory for PAX records");
 		if (r < 0)
-			return err_set(e, EINVAL, ERR_INPUT, "PAX record %.*s with a bad value",
-				       (int)MIN_OF(rec.key_len, (size_t)60), rec.key);
+			return bad_record(r, &rec, e);
 		at += n;
 	}
 	return p->map_half ? err_set(e, EINVAL, ERR_INPUT, "half an entry in a sparse map") : 0;

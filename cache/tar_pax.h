@@ -2,12 +2,14 @@
  * tar_pax.h - PAX extended header records (private to cache/tar*.c)
  *
  * A struct pax holds what the records of one `x` header say, or what all `g` headers so far say.
- * Places (struct pax_span) are offsets into text, which grows while g headers come in.
+ * Places (struct pax_span) are offsets into text, the records of the last header.
  */
 #pragma once
 
 #include "cache/tar.h"
 #include "cache/tree_write.h"
+
+#define PAX_XATTRS_MAX (2 * TREE_XSET_MAX)	/* records: bsdtar writes each attribute twice */
 
 enum {
 	PAX_SIZE = 1 << 0,
@@ -35,6 +37,7 @@ struct pax_xattr {
 
 struct pax {
 	struct buf text;
+	bool global;		/* of `g` headers: extended attributes mean nothing */
 	unsigned has;		/* PAX_*: set to something */
 	unsigned reset;		/* PAX_*: last set to nothing: the ustar field counts again */
 	uint64_t size;
@@ -53,9 +56,10 @@ struct pax {
 void pax_init(struct pax *p);
 void pax_clear(struct pax *p);		/* keeps the memory */
 void pax_done(struct pax *p);
+size_t pax_bytes(const struct pax *p);	/* memory */
 
-/* Reads the records in text from offset at to its end. */
-errint_t pax_parse(struct pax *p, size_t at, struct err *e) _must_check_;
+/* Reads the records in text.  -EFBIG: more than PAX_XATTRS_MAX extended attributes. */
+errint_t pax_parse(struct pax *p, struct err *e) _must_check_;
 
 /* Unsigned decimal number that fills s; false: not one, or above INT64_MAX. */
 bool pax_number(const char *s, size_t len, uint64_t *ret);

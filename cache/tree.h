@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "util/buf.h"
+#include "util/cancel.h"
 #include "util/cleanup.h"
 #include "util/err.h"
 
@@ -31,6 +32,12 @@
 #define TREE_DEPTH_MAX 1024
 #define TREE_PATH_MAX 4096
 #define TREE_LAYERS_MAX 1024
+#define TREE_LAYER_BYTES_MAX (256u << 20)	/* of a layer's tree, also while it is built */
+#define TREE_MERGED_BYTES_MAX (512u << 20)	/* of a merged tree */
+#define TREE_MERGE_NODES_MAX TREE_NODES_MAX	/* entries of all layers of an image together */
+/* Part of the names under which trees are kept: one more whenever the format, or what a tar archive
+ * or a stack of layers means, changes; what older programs have made is then not used any more. */
+#define TREE_RULES 2
 
 enum tree_type {
 	TREE_UNSET = 0,
@@ -146,11 +153,14 @@ DEFINE_CLEANUP(struct tree_builder *, tree_builder_free)
  * are left out.  Over a ceiling: -EFBIG (LIMIT). */
 errint_t tree_builder_add(struct tree_builder *b, const struct tree_entry *en, struct err *e) _must_check_;
 uint64_t tree_builder_refused(const struct tree_builder *b);	/* entries dropped for their names */
+uint64_t tree_builder_bytes(const struct tree_builder *b);	/* memory; TREE_LAYER_BYTES_MAX */
 /* Serialises into *ret (its max is the ceiling).  Once; then only free. */
 errint_t tree_builder_finish(struct tree_builder *b, struct buf *ret, struct err *e) _must_check_;
 
 /* ---- merging ------------------------------------------------------------------------------- */
 
 /* Applies layers[0] (base) .. layers[n - 1] (top) by image-spec layer.md and reference layers.md 6;
- * needs no disk, keeps nothing.  *ret is the image of the merged tree. */
-errint_t tree_merge(struct tree *const *layers, size_t n, struct buf *ret, struct err *e) _must_check_;
+ * needs no disk, keeps nothing.  *ret is the image of the merged tree; its max is the ceiling.
+ * -EFBIG (LIMIT): over that or TREE_MERGE_NODES_MAX.  -ECANCELED: c (may be NULL) has fired. */
+errint_t tree_merge(struct tree *const *layers, size_t n, struct buf *ret, struct cancel *c,
+		    struct err *e) _must_check_;

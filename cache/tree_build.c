@@ -12,6 +12,9 @@
  * the link becomes a TREE_LINK with the cleaned target, and merge.c decides.
  *
  * Links have no attributes of their own here; those in their headers repeat the file's.
+ *
+ * All that entries make the builder keep is counted, also what later entries have replaced, and
+ * ends at TREE_LAYER_BYTES_MAX.
  */
 #include "cache/tree_write.h"
 
@@ -278,6 +281,8 @@ static bool extents_sound(const struct tree_entry *en)
 static errint_t fill_sparse(struct tree_builder *b, const struct tree_entry *en,
 			    struct tree_node *n)
 {
+	if (en->n_extents > TREE_LAYER_BYTES_MAX / sizeof(*b->extents))
+		return -EFBIG;
 	n->flags |= TREE_F_SPARSE;
 	n->v = pair32((uint32_t)b->n_extents, (uint32_t)en->n_extents);
 	for (size_t i = 0; i < en->n_extents; i++) {
@@ -425,7 +430,20 @@ errint_t tree_builder_add(struct tree_builder *b, const struct tree_entry *en, s
 	if (!sound(en))
 		return err_set(e, EINVAL, ERR_INPUT, "entry %.*s makes no sense",
 			       (int)MIN_OF(en->path_len, (size_t)200), en->path);
-	return tree_writer_error(add_clean(b, en), e);
+
+	errint_t r = add_clean(b, en);
+
+	if (r == 0 && tree_builder_bytes(b) > TREE_LAYER_BYTES_MAX)
+		r = -EFBIG;
+	return tree_writer_error(r, e);
+}
+
+uint64_t tree_builder_bytes(const struct tree_builder *b)
+{
+	return tree_writer_bytes(&b->w) +
+	       MAX_OF(b->n_inodes, b->n_dentries) * sizeof(*b->inodes) + /* links are nodes, too */
+	       b->n_dentries * sizeof(*b->dentries) + b->n_extents * sizeof(*b->extents) +
+	       b->dentry_index.cap * sizeof(struct tree_slot);
 }
 
 uint64_t tree_builder_refused(const struct tree_builder *b)
@@ -568,5 +586,8 @@ errint_t tree_builder_finish(struct tree_builder *b, struct buf *ret, struct err
 
 	errint_t r = lay_all(b);
 
+	free(steal_ptr(&b->inodes)); /* all is in the writer now */
+	free(steal_ptr(&b->dentries));
+	free(steal_ptr(&b->extents));
 	return r < 0 ? tree_writer_error(r, e) : tree_writer_finish(&b->w, ret, e);
 }

@@ -84,7 +84,7 @@ struct tree {
 	const char *strings;
 	void *image;
 	size_t len;
-	bool mapped;		/* munmap instead of free */
+	bool mapped;		/* anonymous pages: munmap instead of free */
 	uint64_t data_bytes;
 	unsigned refs;		/* atomic */
 };

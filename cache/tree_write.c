@@ -341,12 +341,23 @@ void tree_writer_done(struct tree_writer *w)
 	*w = (struct tree_writer){ 0 };
 }
 
+uint64_t tree_writer_bytes(const struct tree_writer *w)
+{
+	return w->n_nodes * sizeof(*w->nodes) + w->n_extents * sizeof(*w->extents) +
+	       w->n_xsets * sizeof(*w->xsets) + w->n_xattrs * sizeof(*w->xattrs) +
+	       w->n_strs * sizeof(*w->strs) + w->pool_len +
+	       (w->str_index.cap + w->xset_index.cap) * sizeof(struct tree_slot);
+}
+
 errint_t tree_writer_error(errint_t failed, struct err *e)
 {
 	if (failed == -EFBIG)
 		return err_set(e, EFBIG, ERR_LIMIT,
-			       "the file tree exceeds a limit (%u entries, 4 GiB of names)",
-			       TREE_NODES_MAX);
+			       "the file tree exceeds a limit (%u entries, %u MiB, %u attributes "
+			       "of a file)", TREE_NODES_MAX, TREE_LAYER_BYTES_MAX >> 20,
+			       TREE_XSET_MAX);
+	if (failed == -ECANCELED)
+		return err_set(e, ECANCELED, ERR_CANCELLED, "nobody waits for it any more");
 	if (failed == -ENOMEM)
 		return err_set(e, ENOMEM, ERR_LOCAL, "no memory for the file tree");
 	return failed < 0 ? err_set(e, -failed, ERR_BUG, "cannot lay down the file tree") : 0;

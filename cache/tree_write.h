@@ -51,6 +51,8 @@ struct tree_writer {
 };
 
 void tree_writer_done(struct tree_writer *w);
+/* Memory; at least what the image will have. */
+uint64_t tree_writer_bytes(const struct tree_writer *w);
 
 /* Interns a string and returns its number in strs[]; 0 on failure (number 0 is ""). */
 uint32_t tree_writer_str(struct tree_writer *w, const char *s, size_t len);

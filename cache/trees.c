@@ -5,21 +5,33 @@
  */
 #include "cache/store.h"
 
-#define TREE_IMAGE_MAX (1u << 30)
+#include <stdio.h>
+#include <string.h>
+
+#include "cache/layer_gate.h"
+#include "cache/tree_image.h"
+
+static const char *tree_key(const struct digest *manifest, char out[static CA_KEY_MAX])
+{
+	size_t n = strlen(ca_digest_key(manifest, out));
+
+	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u", TREE_RULES);
+	return out;
+}
 
 errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct tree **ret,
 		     struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
-	errint_t r = ca_object_open(s, CA_TREE, ca_digest_key(manifest, key), &o, e);
+	errint_t r = ca_object_open(s, CA_TREE, tree_key(manifest, key), &o, e);
 
 	if (r == 0)
 		r = ca_object_verify(o, e);
 	if (r == 0) {
 		int fd = ca_object_fd(o);
 
-		r = fd < 0 ? err_errno(e, ENOMEM, "mapping a tree") :
+		r = fd < 0 ? err_errno(e, ENOMEM, "reading a tree") :
 			     tree_open_fd(fd, (size_t)ca_object_len(o), ret, e);
 	}
 	if (r != -EBADMSG)
@@ -28,28 +40,37 @@ errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct t
 	return err_set(e, ENOENT, ERR_LOCAL, "the merged tree %s was damaged in the cache", key);
 }
 
-static errint_t merge(struct ca_layer *const *layers, size_t n, struct buf *image, struct err *e)
+static errint_t merge(struct ca_layer *const *layers, size_t n, struct buf *image,
+		      struct cancel *c, struct err *e)
 {
 	_cleanup_free_ struct tree **trees = calloc(n + 1, sizeof(*trees));
+	_cleanup_(layer_gate_done) struct layer_gate gate = { 0 };
+	uint64_t bytes = 0;
 
 	if (!trees)
 		return err_errno(e, ENOMEM, "merging layers");
 	for (size_t i = 0; i < n; i++)
 		trees[i] = ca_layer_tree(layers[i]);
-	return tree_merge(trees, n, image, e);
+	for (size_t i = 0; i < n; i++)
+		bytes += (uint64_t)tree_count(trees[i]) * sizeof(struct tree_node);
+
+	errint_t r = layer_gate_grow(&gate, bytes, c, e);
+
+	return r < 0 ? r : tree_merge(trees, n, image, c, e);
 }
 
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
-		       struct ca_layer *const *layers, size_t n, struct tree **ret, struct err *e)
+		       struct ca_layer *const *layers, size_t n, struct tree **ret,
+		       struct cancel *c, struct err *e)
 {
-	_cleanup_buf_ struct buf image = BUF_INIT(TREE_IMAGE_MAX);
+	_cleanup_buf_ struct buf image = BUF_INIT(TREE_MERGED_BYTES_MAX);
 	char key[CA_KEY_MAX];
 	size_t len;
-	errint_t r = merge(layers, n, &image, e);
+	errint_t r = merge(layers, n, &image, c, e);
 
 	if (r < 0)
 		return r;
-	r = ca_object_put(s, CA_TREE, ca_digest_key(manifest, key), image.data, image.len, NULL);
+	r = ca_object_put(s, CA_TREE, tree_key(manifest, key), image.data, image.len, NULL);
 	if (r == 0 && ca_tree_get(s, manifest, ret, NULL) == 0)
 		return 0;
 	len = image.len;

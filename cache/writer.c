@@ -141,6 +141,7 @@ static void note_written(struct ca_writer *w)
 
 	LOCK_SCOPE(&w->s->lock);
 	w->s->unwritten -= len - w->written;
+	w->s->written += len - w->written;
 	w->written = len;
 }
 

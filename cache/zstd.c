@@ -92,6 +92,13 @@ static bool zst_save(void *st, struct buf *ret _unused_)
 	return !z->mid;
 }
 
+static size_t zst_memory(const void *st)
+{
+	const struct zst *z = st;
+
+	return ZSTD_sizeof_DCtx(z->d);
+}
+
 static errint_t zst_load(void *st _unused_, uint64_t in _unused_, const void *state _unused_,
 			 size_t len, struct err *e)
 {
@@ -106,6 +113,7 @@ const struct inflate_ops inflate_zstd_ops = {
 	.end = zst_end,
 	.save = zst_save,
 	.load = zst_load,
+	.memory = zst_memory,
 };
 
 errint_t inflate_pack(const void *data, size_t len, struct buf *ret)

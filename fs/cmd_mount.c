@@ -10,15 +10,13 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <stdatomic.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "fs/cmd.h"
 #include "fs/daemon.h"
 #include "fs/fuse.h"
 #include "fs/mountinfo.h"
-#include "fs/site.h"
-#include "util/hmap.h"
+#include "fs/kinds.h"
 #include "util/log.h"
 
 #define STALE_MOUNTS_MAX 16	/* dead mounts on one directory that are cleared away */
@@ -30,7 +28,6 @@ struct request {
 	bool bare;		/* neither "mount" nor a helper: the first word may be a command */
 	bool fake;		/* mount(8) -f: check only */
 	bool usage;		/* the failure is one of usage */
-	bool noexec;
 };
 
 /* ---- the command line ---- */
@@ -116,7 +113,6 @@ static errint_t load_options(struct request *q, struct err *e)
 		r = options_load_files(q->set, &places, e);
 	if (r == 0)
 		r = options_finish(q->set, &places, &q->config, e);
-	q->noexec = options_flag(q->set, "noexec");
 	return r;
 }
 
@@ -171,7 +167,8 @@ static errint_t check_directory(const char *path, struct err *e)
 	struct stat st;
 
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
-		return err_set(e, ENOTDIR, ERR_INPUT, "the mount point %s is not a directory", path);
+		return err_set(e, ENOTDIR, ERR_INPUT, "the mount point %s is not a directory; choose one, or "
+			       "make one with mkdir", path);
 	if (stat(path, &st) == 0 && geteuid() != 0 && access(path, W_OK) < 0)
 		return err_set(e, EACCES, ERR_INPUT, "you may mount only on a directory that you can write "
 			       "to, and %s is not one", path);
@@ -189,14 +186,19 @@ static errint_t clear_dead(const struct mount_entry *m, struct err *e)
 	errint_t r;
 
 	if (strcmp(m->type, MOUNT_TYPE) != 0)
-		return err_set(e, EBUSY, ERR_LOCAL, "%s is already a mount point (%s of type %s)", m->point,
-			       m->source, m->type);
+		return err_set(e, EBUSY, ERR_LOCAL, "%s is already a mount point (%s of type %s); "
+			       "choose another directory", m->point, m->source, m->type);
 	r = mount_probe(m->point);
 	if (r == -ETIMEDOUT)
 		return err_set(e, EBUSY, ERR_LOCAL, "%s is mounted already and its process does not answer; "
 			       "see `registryfs status`", m->point);
+	/* whatever it answered: the kernel speaks for a mount that we may not look into */
+	if (r != -ENOTCONN && m->has_user && m->user != getuid())
+		return err_set(e, EBUSY, ERR_LOCAL, "user %u has mounted %s on %s; choose another directory",
+			       (unsigned)m->user, m->source, m->point);
 	if (r != -ENOTCONN)
-		return err_set(e, EBUSY, ERR_LOCAL, "%s is mounted on %s already", m->source, m->point);
+		return err_set(e, EBUSY, ERR_LOCAL, "%s is mounted on %s already; `registryfs umount` "
+			       "ends that, or choose another directory", m->source, m->point);
 	if (!m->has_user || m->user != getuid())
 		return err_set(e, EBUSY, ERR_LOCAL, "a dead mount of user %u is in the way on %s; they, or "
 			       "root, can take it away with `registryfs umount`", (unsigned)m->user, m->point);
@@ -304,9 +306,47 @@ struct running {
 	const struct request *q;
 	struct fs *fs;
 	struct fuse_mount *mount;
-	void (*ready)(void *arg);
-	void *ready_arg;
 };
+
+/* The registry's own sentence says what happened; here is what to do, unless it says that as well. */
+static void advise(const struct fs_config *c, struct err *e)
+{
+	const char *what = NULL;
+	char said[ERR_MSG_MAX];
+
+	if (strchr(e->msg, ';') || !c->source)
+		return;
+	if (e->eno == EHOSTUNREACH || e->eno == ETIMEDOUT)
+		what = "is the address right, and is the registry running?";
+	else if (e->cls == ERR_NET && e->http == 0 && strncmp(c->source, "http:", 5) == 0)
+		what = "if it speaks TLS, write it without http://";
+	else if (e->http >= 500)
+		what = "try again later, or ask whoever runs it";
+	else if (e->cls == ERR_NET || e->cls == ERR_INPUT)
+		what = "check the address";
+	if (!what)
+		return;
+	memcpy(said, e->msg, sizeof(said));
+	(void)err_set(e, e->eno, e->cls, "%s; %s", said, what);
+}
+
+/* A registry without credentials to refuse says only "unauthorized". */
+static void ask_for_login(const struct fs *fs, struct err *e)
+{
+	_cleanup_buf_ struct buf who = BUF_INIT(4096);
+	const char *anonymous;
+	int n;
+
+	if (!fs->single || e->http != 401 || !*e->code)
+		return;
+	rg_describe_auth(site_registry(fs->single), &who);
+	anonymous = strstr(buf_str(&who), ": anonymous");
+	if (!anonymous)
+		return;
+	n = (int)(anonymous - who.data);
+	(void)err_set(e, EACCES, ERR_AUTH, "%.*s wants credentials; log in with `podman login %.*s` or `docker login "
+		      "%.*s`", n, who.data, n, who.data, n, who.data);
+}
 
 static errint_t start(void *arg, struct cancel *c, struct err *e)
 {
@@ -315,6 +355,10 @@ static errint_t start(void *arg, struct cancel *c, struct err *e)
 
 	if (r == 0)
 		r = fs_check_source(m->fs, c, e);
+	if (r < 0 && m->fs) {
+		ask_for_login(m->fs, e);
+		advise(&m->q->config, e);
+	}
 	if (r == 0 && cancel_fired(c))
 		r = err_set(e, ECANCELED, ERR_CANCELLED, "interrupted");
 	if (r == 0)
@@ -322,32 +366,11 @@ static errint_t start(void *arg, struct cancel *c, struct err *e)
 	return r;
 }
 
-/* libfuse has no word of ours for noexec: the flag is set on the finished mount, which root may do. */
-static void forbid_programs(const struct fs_config *c)
-{
-	unsigned long flags = MS_REMOUNT | MS_BIND | MS_NOEXEC;
-
-	flags |= (c->suid ? 0 : MS_NOSUID) | (c->dev ? 0 : MS_NODEV) | (c->ro ? MS_RDONLY : 0);
-	if (mount("none", c->mountpoint, NULL, flags, NULL) < 0)
-		log_warn("noexec has no effect: %s", strerror(errno));
-}
-
-static void mounted(void *arg)
-{
-	struct running *m = arg;
-
-	if (m->q->noexec)
-		forbid_programs(&m->q->config);
-	m->ready(m->ready_arg);
-}
-
 static errint_t serve(void *arg, void (*ready)(void *ready_arg), void *ready_arg, struct err *e)
 {
 	struct running *m = arg;
 
-	m->ready = ready;
-	m->ready_arg = ready_arg;
-	return fuse_mount_serve(m->mount, mounted, m, e);
+	return fuse_mount_serve(m->mount, ready, ready_arg, e);
 }
 
 static void stop(void *arg)
@@ -360,14 +383,8 @@ static void stop(void *arg)
 static void refresh(void *arg)
 {
 	struct running *m = arg;
-	struct site *s;
-	size_t it = 0;
 
-	if (m->fs->single)
-		site_refresh(m->fs->single, NULL);
-	LOCK_SCOPE(&m->fs->sites_lock);
-	while ((s = hmap_next(m->fs->sites, &it, &(const void *){ NULL }, &(size_t){ 0 })))
-		site_refresh(s, NULL);
+	fs_refresh(m->fs, NULL, NULL);
 }
 
 static void done(void *arg)

@@ -42,6 +42,9 @@ void fs_note_error(struct fs *fs, struct node *n, const struct err *e)
 	if (n) {
 		node_path(n, &path);
 		node_set_error(n, e);
+		/* A node that cannot even be stat'ed cannot show it. */
+		if (n->parent)
+			node_set_error(n->parent, e);
 	}
 	buf_add_text(&text, buf_str(&path), path.len);
 	{

@@ -113,6 +113,7 @@ void facts_set(struct facts *f, const char *name, struct fact *value)
 			old = *have;
 			*have = *value;
 			have->failed_ns = 0;
+			have->expired = false;
 			err_clear(&have->err);
 			*value = (struct fact){ 0 };
 		}
@@ -154,9 +155,8 @@ void facts_expire(struct facts *f, const char *prefix)
 	while ((fact = hmap_next(f->map, &it, &key, &len))) {
 		if (len < plen || memcmp(key, prefix, plen) != 0)
 			continue;
-		if (fact->learnt_ns)
-			fact->learnt_ns = 1;
-		if (fact->failed_ns)
-			fact->failed_ns = 1;
+		fact->expired = true;
+		fact->failed_ns = 0;
+		err_clear(&fact->err);
 	}
 }

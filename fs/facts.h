@@ -16,6 +16,7 @@
 
 struct fact {
 	uint64_t learnt_ns;		/* 0: no value */
+	bool expired;			/* to be asked for again, however young */
 	struct digest digest;		/* tag facts */
 	struct name_list *list;		/* list facts; a ref */
 	struct image_text {

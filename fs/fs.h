@@ -23,7 +23,7 @@ struct fs_config {
 	char *source;		/* NULL: the root lists registries */
 	char *mountpoint;	/* absolute */
 	bool foreground, debug;
-	bool allow_other, allow_root, raw_links, suid, dev, ro;
+	bool allow_other, allow_root, raw_links, suid, dev, noexec, ro;
 	uint64_t tag_ttl_ns;	/* tag_ttl=30 */
 	uint64_t timeout_ns;	/* timeout=30: without a byte from the registry */
 	unsigned transfers;	/* transfers=8: blob transfers at once per host */

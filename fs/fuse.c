@@ -81,8 +81,11 @@ static errint_t check_mountpoint(const char *dir, uint64_t *ret_dev, struct err 
 
 static errint_t check_device(struct err *e)
 {
-	if (access("/dev/fuse", F_OK) == 0)
+	if (access("/dev/fuse", R_OK | W_OK) == 0)
 		return 0;
+	if (errno != ENOENT)
+		return err_set(e, EACCES, ERR_LOCAL,
+			       "you may not use /dev/fuse (%s); as root: chmod 666 /dev/fuse", strerror(errno));
 	return err_set(e, ENODEV, ERR_LOCAL,
 		       "there is no /dev/fuse: load the kernel module fuse, or start "
 		       "the container with --device /dev/fuse");
@@ -131,6 +134,8 @@ static errint_t option_text(const struct fs_config *c, struct buf *b)
 {
 	(void)buf_addf(b, "default_permissions,subtype=registryfs,max_read=%u", FUSE_READ_MAX);
 	(void)buf_addf(b, ",%s,%s", c->suid ? "suid" : "nosuid", c->dev ? "dev" : "nodev");
+	if (c->noexec)
+		(void)buf_adds(b, ",noexec");
 	if (c->ro)
 		(void)buf_adds(b, ",ro");
 	if (c->debug)

@@ -47,6 +47,12 @@ static void add_member(struct buf *b, const char *key, const char *value, bool l
 	buf_adds(b, last ? "\n" : ",\n");
 }
 
+/* What stands below the root, or after `registryfs`. */
+static const char *shown_name(struct site *s)
+{
+	return *site_name(s) ? site_name(s) : rg_name(site_registry(s));
+}
+
 static const char *kind_word(struct site *s)
 {
 	return rg_kind(site_registry(s)) == SOURCE_DIR ? "dir" : "oci";
@@ -60,8 +66,10 @@ static void add_registry(struct fs *fs, struct site *s, struct buf *b)
 
 	(void)fs;
 	rg_describe_auth(site_registry(s), &auth);
+	while (auth.len > 0 && auth.data[auth.len - 1] == '\n')
+		auth.len--;
 	buf_adds(b, "    { \"name\": ");
-	buf_add_json(b, rg_name(site_registry(s)), strlen(rg_name(site_registry(s))));
+	buf_add_json(b, shown_name(s), strlen(shown_name(s)));
 	buf_addf(b, ", \"backend\": \"%s\", \"credentials\": ", kind_word(s));
 	buf_add_json(b, buf_str(&auth), auth.len);
 	buf_adds(b, " }");
@@ -167,6 +175,8 @@ static void drop_name(struct node *n, void *ctx)
 
 static void refresh_site(struct fs *fs, struct site *site, const char *repo)
 {
+	if (!site)
+		site = fs->single;
 	if (site) {
 		site_refresh(site, repo);
 		return;
@@ -180,13 +190,18 @@ static void refresh_site(struct fs *fs, struct site *site, const char *repo)
 		site_refresh(s, NULL);
 }
 
+void fs_refresh(struct fs *fs, struct site *site, const char *repo)
+{
+	refresh_site(fs, site, repo);
+	node_each(fs->nodes, NULL, drop_name, fs);
+}
+
 static errint_t store_refresh(struct op *op, const struct subject *s, const char *value, size_t len)
 {
 	(void)op;
 	(void)value;
 	(void)len;
-	refresh_site(s->fs, s->site, s->repo);
-	node_each(s->fs->nodes, NULL, drop_name, s->fs);
+	fs_refresh(s->fs, s->site, s->repo);
 	return 0;
 }
 
@@ -208,7 +223,7 @@ static errint_t show_repo_info(struct op *op, const struct subject *s, struct bu
 		return r;
 	buf_adds(out, "{\n");
 	add_member(out, "repository", s->repo, false);
-	add_member(out, "registry", rg_name(site_registry(s->site)), false);
+	add_member(out, "registry", shown_name(s->site), false);
 	add_member(out, "backend", kind_word(s->site), false);
 	buf_addf(out, "  \"tags\": %zu\n}\n", tags->names.n);
 	return buf_check(out);

@@ -409,9 +409,11 @@ static errint_t image_attr(struct op *op, struct node *n, uint32_t sub, struct f
 {
 	struct image_at *at = n->data;
 	struct image *img = atomic_load(&at->img);
+	int64_t created = img ? created_if_known(op, img) : 0;
 
 	(void)sub;
-	synth_dir_attr(op, n, false, img ? created_if_known(op, img) : 0, img ? PO_FOREVER_NS : 0, ret);
+
+	synth_dir_attr(op, n, false, created, created ? PO_FOREVER_NS : op->fs->config->tag_ttl_ns, ret);
 	return 0;
 }
 

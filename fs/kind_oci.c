@@ -11,6 +11,7 @@
  * tag that moves to an image of equal length changes neither the size nor the name of anything.
  */
 #include <dirent.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "fs/layout.h"
@@ -250,6 +251,29 @@ errint_t oci_entry(struct op *op, struct node *dir, const char *name, struct sit
 	return ret->node ? 0 : err_set(&op->err, ENOMEM, ERR_LIMIT, "too many nodes");
 }
 
+/* When a layout like this one was first seen, as far as this cache knows: stable over restarts, later
+ * than before whenever the contents change.  A note in the cache; local work only. */
+static int64_t first_seen(struct op *op, const struct oci_at *at, const struct layout *l)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(2048), value = BUF_INIT(64);
+	unsigned long long known;
+	long long since;
+	int64_t now = clock_real_s();
+
+	if (buf_addf(&name, "layout %s/%s", rg_key(site_registry(at->site)), at->repo) < 0)
+		return now;
+	if (ca_note_get(op->fs->cache, buf_str(&name), &value, NULL, NULL) == 0 &&
+	    sscanf(buf_str(&value), "%16llx %lld", &known, &since) == 2) {
+		if (known == l->ident)
+			return since;
+		now = MAX_OF(now, (int64_t)since + 1);
+	}
+	buf_clear(&value);
+	if (buf_addf(&value, "%016llx %lld", (unsigned long long)l->ident, (long long)now) == 0)
+		ca_note_put(op->fs->cache, buf_str(&name), value.data, value.len);
+	return now;
+}
+
 static struct layout *recent(struct op *op, struct oci_at *at, uint64_t *ret_fresh)
 {
 	uint64_t ttl = MAX_OF(op->fs->config->tag_ttl_ns, NSEC_PER_SEC), age;
@@ -267,7 +291,6 @@ static errint_t snapshot(struct op *op, struct oci_at *at, struct layout **ret, 
 {
 	struct layout *l = recent(op, at, ret_fresh), *old = NULL;
 	uint64_t epoch = site_epoch(at->site);
-	_cleanup_buf_ struct buf what = BUF_INIT(1024);
 	errint_t r;
 
 	if (l) {
@@ -279,8 +302,7 @@ static errint_t snapshot(struct op *op, struct oci_at *at, struct layout **ret, 
 	r = layout_need(op, at->site, at->repo, NULL, false, &l);
 	if (r < 0)
 		return r;
-	buf_addf(&what, "layout %s", at->repo);
-	l->since_s = need_since(op, at->site, buf_str(&what), l->ident);
+	l->since_s = first_seen(op, at, l);
 	{
 		LOCK_SCOPE(&at->lock);
 		if (at->l && at->l->ident == l->ident) {

@@ -7,6 +7,7 @@
  * looks into it.  A digest that is already on the path to here is not entered again (ELOOP).
  */
 #include "fs/kinds.h"
+#include "fs/platforms.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -53,51 +54,48 @@ static errint_t child_image(struct op *op, struct node *dir, const char *name, s
 
 /* ---- platforms/ ---- */
 
-/* The directory name of child i; false: it is not a platform. */
-static bool platform_dir(const struct oci_manifest *m, size_t i, char out[static NAME_LEN])
+static errint_t the_platforms(struct op *op, struct image *img, const struct platforms **ret)
 {
-	char other[NAME_LEN];
-	unsigned same = 1;
-
-	if (oci_is_attestation(&m->children[i]) || oci_platform_name(&m->children[i], out, NAME_LEN - 16) < 0)
-		return false;
-	for (size_t k = 0; k < i; k++)
-		if (!oci_is_attestation(&m->children[k]) &&
-		    oci_platform_name(&m->children[k], other, sizeof(other) - 16) == 0 && strcmp(out, other) == 0)
-			same++;
-	if (same > 1)
-		(void)snprintf(out + strlen(out), 16, ".%u", same);
-	return true;
+	*ret = platforms_of(img);
+	return *ret ? 0 : err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
 }
 
 static errint_t platforms_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
 				 struct fs_entry *ret)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	char have[NAME_LEN];
+	const struct platforms *p = NULL;
+	size_t i;
 	errint_t r = image_at_need(op, dir->data, &img);
 
 	(void)sub;
 	(void)len;
+	if (r == 0)
+		r = the_platforms(op, img, &p);
 	if (r < 0)
 		return r;
 	ret->ttl_ns = PO_FOREVER_NS;
-	for (size_t i = 0; i < img->m->n_children; i++)
-		if (platform_dir(img->m, i, have) && strcmp(have, name) == 0)
-			return child_image(op, dir, name, img, &img->m->children[i].digest, PO_FOREVER_NS, ret);
-	return -ENOENT;
+	i = platforms_find(p, name);
+	if (i == SIZE_MAX)
+		return -ENOENT;
+	return child_image(op, dir, name, img, &img->m->children[i].digest, PO_FOREVER_NS, ret);
 }
 
 static errint_t platforms_list(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	char name[NAME_LEN];
+	const struct platforms *p = NULL;
 	errint_t r = image_at_need(op, dir->data, &img);
 
 	(void)sub;
-	for (size_t i = 0; r == 0 && i < img->m->n_children; i++)
-		if (platform_dir(img->m, i, name))
+	if (r == 0)
+		r = the_platforms(op, img, &p);
+	for (size_t i = 0; r == 0 && i < img->m->n_children; i++) {
+		const char *name = platforms_name(p, i);
+
+		if (name)
 			r = dirlist_add(ret, name, strlen(name), node_hash_ino(dir->ino, name, strlen(name)), DT_DIR);
+	}
 	return r;
 }
 
@@ -136,7 +134,7 @@ static void type_dir(const struct oci_descriptor *d, char out[static NAME_LEN])
 		(void)snprintf(out, NAME_LEN, "unknown");
 }
 
-static errint_t the_referrers(struct op *op, struct node *dir, struct image **ret_img, struct oci_manifest **ret)
+static errint_t the_referrers(struct op *op, struct node *dir, struct image **ret_img, struct referrers **ret)
 {
 	struct image_at *at = dir->data;
 	errint_t r = image_at_need(op, at, ret_img);
@@ -169,17 +167,17 @@ static errint_t referrers_lookup(struct op *op, struct node *dir, uint32_t sub, 
 				 struct fs_entry *ret)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	_cleanup_(referrers_unrefp) struct referrers *refs = NULL;
 	char have[NAME_LEN];
-	errint_t r = the_referrers(op, dir, &img, &m);
+	errint_t r = the_referrers(op, dir, &img, &refs);
 
 	(void)sub;
 	(void)len;
 	if (r < 0)
 		return r;
 	ret->ttl_ns = referrers_ttl(op);
-	for (size_t i = 0; i < m->n_children; i++) {
-		type_dir(&m->children[i], have);
+	for (size_t i = 0; i < refs->m->n_children; i++) {
+		type_dir(&refs->m->children[i], have);
 		if (strcmp(have, name) == 0)
 			return type_entry(op, dir, name, img, ret);
 	}
@@ -189,13 +187,13 @@ static errint_t referrers_lookup(struct op *op, struct node *dir, uint32_t sub, 
 static errint_t referrers_list(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	_cleanup_(referrers_unrefp) struct referrers *refs = NULL;
 	char name[NAME_LEN];
-	errint_t r = the_referrers(op, dir, &img, &m);
+	errint_t r = the_referrers(op, dir, &img, &refs);
 
 	(void)sub;
-	for (size_t i = 0; r == 0 && i < m->n_children; i++) {
-		type_dir(&m->children[i], name);
+	for (size_t i = 0; r == 0 && i < refs->m->n_children; i++) {
+		type_dir(&refs->m->children[i], name);
 		r = dirlist_add(ret, name, strlen(name), node_hash_ino(dir->ino, name, strlen(name)), DT_DIR);
 	}
 	if (r == 0)
@@ -217,7 +215,7 @@ static errint_t type_lookup(struct op *op, struct node *dir, uint32_t sub, const
 {
 	const struct image_at *at = dir->data;
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	_cleanup_(referrers_unrefp) struct referrers *refs = NULL;
 	char have[NAME_LEN];
 	struct digest want;
 	errint_t r;
@@ -225,13 +223,13 @@ static errint_t type_lookup(struct op *op, struct node *dir, uint32_t sub, const
 	(void)sub;
 	if (digest_parse(name, len, &want) < 0)
 		return -ENOENT;
-	r = the_referrers(op, dir, &img, &m);
+	r = the_referrers(op, dir, &img, &refs);
 	if (r < 0)
 		return r;
 	ret->ttl_ns = referrers_ttl(op);
-	for (size_t i = 0; i < m->n_children; i++) {
-		type_dir(&m->children[i], have);
-		if (digest_eq(&m->children[i].digest, &want) && strcmp(have, at->prefix) == 0)
+	for (size_t i = 0; i < refs->m->n_children; i++) {
+		type_dir(&refs->m->children[i], have);
+		if (digest_eq(&refs->m->children[i].digest, &want) && strcmp(have, at->prefix) == 0)
 			return child_image(op, dir, name, img, &want, ret->ttl_ns, ret);
 	}
 	return -ENOENT;
@@ -241,16 +239,16 @@ static errint_t type_list(struct op *op, struct node *dir, uint32_t sub, struct 
 {
 	const struct image_at *at = dir->data;
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	_cleanup_(referrers_unrefp) struct referrers *refs = NULL;
 	char have[NAME_LEN], text[DIGEST_TEXT_MAX];
-	errint_t r = the_referrers(op, dir, &img, &m);
+	errint_t r = the_referrers(op, dir, &img, &refs);
 
 	(void)sub;
-	for (size_t i = 0; r == 0 && i < m->n_children; i++) {
-		type_dir(&m->children[i], have);
+	for (size_t i = 0; r == 0 && i < refs->m->n_children; i++) {
+		type_dir(&refs->m->children[i], have);
 		if (strcmp(have, at->prefix) != 0)
 			continue;
-		digest_text(&m->children[i].digest, text);
+		digest_text(&refs->m->children[i].digest, text);
 		r = dirlist_add(ret, text, strlen(text), node_hash_ino(dir->ino, text, strlen(text)), DT_DIR);
 	}
 	if (r == 0)

@@ -175,7 +175,7 @@ static errint_t dotted(struct op *op, struct node *dir, const char *name, struct
 		return control_entry(op, dir, &s, ret);
 	if (strcmp(name, ".oci") == 0)
 		return oci_entry(op, dir, name, at->site, at->repo, ret);
-	if (strcmp(name, ".tar") == 0)
+	if (strcmp(name, ".tar") == 0 && (*at->repo || rg_root_is_repo(site_registry(at->site))))
 		return entry_of(op, dir, name, &kind_tar, repo_at_new(at->site, at->repo), PO_FOREVER_NS, ret);
 	ret->ttl_ns = PO_FOREVER_NS;
 	return -ENOENT;

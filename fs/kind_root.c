@@ -41,12 +41,10 @@ static struct site *keep_site(struct fs *fs, const char *name, struct site *s)
 	return there;
 }
 
-/* Work: does a registry answer at this host?  Publishes the site. */
-static errint_t reach_host(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+static errint_t reach(struct fs *fs, const char *host, const char *source, struct cancel *c, struct err *e)
 {
-	const char *host = arg;
 	struct site *s;
-	errint_t r = site_new(fs, host, host, &s, e);
+	errint_t r = site_new(fs, host, source, &s, e);
 
 	if (r < 0)
 		return r;
@@ -56,6 +54,22 @@ static errint_t reach_host(struct fs *fs, void *arg, struct cancel *c, struct er
 		return r;
 	}
 	return keep_site(fs, host, s) ? 0 : -ENOMEM;
+}
+
+/* Work: does a registry answer at this host?  Publishes the site.  A path has no room for http://, so
+ * on this machine, where nobody listens in, that is tried as well (registry.md 2.5). */
+static errint_t reach_host(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	_cleanup_buf_ struct buf plain = BUF_INIT(1024);
+	struct err unused = { 0 };
+	const char *host = arg;
+	errint_t r = reach(fs, host, host, c, e);
+
+	if (r >= 0 || e->cls != ERR_NET || r == -EHOSTUNREACH || !ref_host_is_loopback(host) || cancel_fired(c) ||
+	    buf_addf(&plain, "http://%s", host) < 0 || reach(fs, host, buf_str(&plain), c, &unused) < 0)
+		return r;
+	err_clear(e);
+	return 0;
 }
 
 static errint_t need_host(struct op *op, const char *host, struct site **ret)

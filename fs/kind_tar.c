@@ -50,6 +50,8 @@ static void tar_file_free(void *p)
 
 static errint_t add_segment(struct tar_file *t, uint64_t len, const struct layout_part *part, size_t text_off)
 {
+	if (len > INT64_MAX - t->size - 2 * BLOCK)
+		return -EFBIG;
 	if (t->n_seg == t->cap) {
 		size_t cap = t->cap ? 2 * t->cap : 32;
 		struct segment *s = realloc(t->seg, cap * sizeof(*s));
@@ -316,9 +318,9 @@ static errint_t tar_lookup(struct op *op, struct node *dir, uint32_t sub, const 
 	r = need_tag(op, at->site, at->repo, tag, &d, &fresh);
 	if (r == 0)
 		r = tar_file_new(op, at->site, at->repo, tag, &t);
-	if (r < 0)
+	if (r < 0 || !t)
 		return r;
-	ret->node = node_child(dir, name, len, node_hash_ino(17, d.raw, d.len), &kind_tar_file, t, false);
+	ret->node = node_child(dir, name, len, t->l->ident, &kind_tar_file, t, false);
 	ret->ttl_ns = fresh;
 	return ret->node ? 0 : err_set(&op->err, ENOMEM, ERR_LIMIT, "too many nodes");
 }

@@ -2,7 +2,7 @@
  * kind_tree.c - rootfs/ and layers/NN/: a file tree served out of its compact image
  *
  * One node stands for the whole tree; sub is the number of a file in it.  Nothing is allocated per
- * file, names and attributes come from the mapped image, and all of it may be cached for ever.
+ * file, names and attributes come from the tree's image, and all of it may be cached for ever.
  *
  * The tree is fetched when somebody looks into it or asks for its root's attributes, not when the
  * root is merely listed: `ls -l` of the directory above, which asks right after listing, gets
@@ -142,6 +142,15 @@ static void guess_root_attr(struct op *op, const struct node *n, struct fs_attr 
 	ret->uid = ret->gid = 0;
 }
 
+/* The root of a tree that cannot be had must have attributes too, or nobody could ask it for
+ * user.registryfs.error; who looks inside is told. */
+static bool may_guess(const struct op *op, errint_t r)
+{
+	if (r == -EINPROGRESS)
+		return op->type != OP_GETATTR;
+	return r < 0 && r != -ENOENT && r != -ECANCELED && r != -EINTR && r != -ESTALE;
+}
+
 static errint_t tree_attr_of(struct op *op, struct node *n, uint32_t sub, struct fs_attr *ret)
 {
 	_cleanup_(tree_unrefp) struct tree *t = NULL;
@@ -153,7 +162,8 @@ static errint_t tree_attr_of(struct op *op, struct node *n, uint32_t sub, struct
 		op->no_wait = true;
 	r = the_tree(op, n, &t);
 	op->no_wait = waits;
-	if (sub == TREE_ROOT && r == -EINPROGRESS && op->type != OP_GETATTR) {
+	if (sub == TREE_ROOT && may_guess(op, r)) {
+		err_clear(&op->err);
 		guess_root_attr(op, n, ret);
 		return 0;
 	}
@@ -380,6 +390,8 @@ static errint_t tree_listxattr(struct op *op, struct node *n, uint32_t sub, stru
 	op->no_wait = waits;
 	if (r == -EINPROGRESS && sub == TREE_ROOT)
 		return 0;
+	if (r == 0 && sub >= tree_count(t))
+		return -ESTALE;
 	for (size_t i = 0; r == 0 && tree_xattr(t, sub, i, &xn, &xn_len, &xv, &xv_len); i++) {
 		r = buf_add(ret, xn, xn_len);
 		if (r == 0)

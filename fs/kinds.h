@@ -132,4 +132,6 @@ errint_t oci_entry(struct op *op, struct node *dir, const char *name, struct sit
 		   struct fs_entry *ret);
 
 /* `.control`: dir is the daemon's (site NULL or repo ""), a repository's or an image's. */
+/* What `.control/refresh` does: site NULL: all of them; repo NULL: all of the site's. */
+void fs_refresh(struct fs *fs, struct site *site, const char *repo);
 errint_t control_entry(struct op *op, struct node *dir, const struct subject *s, struct fs_entry *ret);

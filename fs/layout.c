@@ -101,31 +101,38 @@ static void add_index_entry(struct gather *g, struct image *img, const char *tag
 	buf_addc(b, '}');
 }
 
-/* What refers to img: in index.json without a name, or nobody would find it. */
+/* Manifests that no tag leads to: in index.json without a name, or nobody would find them. */
+static errint_t walk_unnamed(struct gather *g, const struct oci_manifest *m, unsigned depth)
+{
+	errint_t r = 0;
+
+	for (size_t i = 0; r == 0 && i < m->n_children && g->waiting < LAYOUT_WANTS_MAX; i++) {
+		const struct digest *d = &m->children[i].digest;
+		bool known = hmap_get(g->seen, d->raw, d->len);
+		_cleanup_(image_unrefp) struct image *img = NULL;
+
+		r = walk(g, d, NULL, true, depth + 1);
+		if (r < 0 || known)
+			continue;
+		r = need_image(g->op, g->site, g->repo, d, &img);
+		if (r == 0)
+			add_index_entry(g, img, NULL);
+		else if (r == -EINPROGRESS || r == -ENOENT)
+			r = 0;
+	}
+	return r;
+}
+
 static errint_t walk_referrers(struct gather *g, struct image *img, struct image *enclosing, unsigned depth)
 {
-	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
-	errint_t r = need_referrers(g->op, img, enclosing, &m);
+	_cleanup_(referrers_unrefp) struct referrers *refs = NULL;
+	errint_t r = need_referrers(g->op, img, enclosing, &refs);
 
 	if (r == -EINPROGRESS) {
 		g->waiting++;
 		return 0;
 	}
-	for (size_t i = 0; r == 0 && i < m->n_children; i++) {
-		const struct digest *d = &m->children[i].digest;
-		bool known = hmap_get(g->seen, d->raw, d->len);
-		_cleanup_(image_unrefp) struct image *ref = NULL;
-
-		r = walk(g, d, NULL, true, depth + 1);
-		if (r < 0 || known)
-			continue;
-		r = need_image(g->op, g->site, g->repo, d, &ref);
-		if (r == 0)
-			add_index_entry(g, ref, NULL);
-		else if (r == -EINPROGRESS || r == -ENOENT)
-			r = 0;
-	}
-	return r;
+	return r < 0 ? r : walk_unnamed(g, refs->m, depth);
 }
 
 static errint_t walk_contents(struct gather *g, struct image *img, unsigned depth)
@@ -137,7 +144,7 @@ static errint_t walk_contents(struct gather *g, struct image *img, unsigned dept
 		r = add_part(g, img, &m->config);
 	for (size_t i = 0; r == 0 && i < m->n_layers; i++)
 		r = add_part(g, img, &m->layers[i]);
-	for (size_t i = 0; r == 0 && i < m->n_children; i++)
+	for (size_t i = 0; r == 0 && i < m->n_children && g->waiting < LAYOUT_WANTS_MAX; i++)
 		r = walk(g, &m->children[i].digest, img, true, depth + 1);
 	return r;
 }
@@ -176,6 +183,16 @@ static errint_t walk(struct gather *g, const struct digest *d, struct image *enc
 	return r;
 }
 
+/* ENOENT of a layout means that there is no such repository; what is missing inside one is damage. */
+static errint_t missing_is_broken(struct gather *g, const char *tag, errint_t r)
+{
+	if (r != -ENOENT)
+		return r;
+	err_clear(&g->op->err);
+	return err_set(&g->op->err, EIO, ERR_INTEGRITY, "%s:%s: the registry has the tag and not its manifest",
+		       g->repo, tag);
+}
+
 static errint_t walk_tag(struct gather *g, const char *tag)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
@@ -183,8 +200,13 @@ static errint_t walk_tag(struct gather *g, const char *tag)
 	uint64_t fresh;
 	errint_t r = need_tag(g->op, g->site, g->repo, tag, &d, &fresh);
 
+	if (r == -ENOENT && g->referrers) {
+		/* Listed, and gone since: the snapshot is without it. */
+		err_clear(&g->op->err);
+		return 0;
+	}
 	if (r == 0)
-		r = need_image(g->op, g->site, g->repo, &d, &img);
+		r = missing_is_broken(g, tag, need_image(g->op, g->site, g->repo, &d, &img));
 	if (r == -EINPROGRESS) {
 		g->waiting++;
 		return 0;
@@ -218,6 +240,28 @@ static void sort_parts(struct layout *l)
 	l->n_parts = n;
 }
 
+/* Of the names and of what is there: an optional part may come later under the same index.json. */
+static uint64_t ident_of(const struct layout *l)
+{
+	uint64_t h = node_hash_ino(13, l->index.data, l->index.len);
+
+	for (size_t i = 0; i < l->n_parts; i++)
+		h = node_hash_ino(h, l->parts[i].digest.raw, l->parts[i].digest.len);
+	return h;
+}
+
+static errint_t gather_untagged(struct gather *g)
+{
+	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	errint_t r = need_untagged(g->op, g->site, g->repo, &m);
+
+	if (r == -EINPROGRESS) {
+		g->waiting++;
+		return 0;
+	}
+	return r < 0 ? r : walk_unnamed(g, m, 0);
+}
+
 static errint_t gather_tags(struct gather *g, const char *tag)
 {
 	_cleanup_(name_list_unrefp) struct name_list *tags = NULL;
@@ -228,7 +272,7 @@ static errint_t gather_tags(struct gather *g, const char *tag)
 	r = need_tags(g->op, g->site, g->repo, &tags);
 	for (size_t i = 0; r == 0 && i < tags->names.n && g->waiting < LAYOUT_WANTS_MAX; i++)
 		r = walk_tag(g, tags->names.names[i]);
-	return r;
+	return r < 0 || g->waiting ? r : gather_untagged(g);
 }
 
 errint_t layout_need(struct op *op, struct site *s, const char *repo, const char *tag, bool full_name,
@@ -257,7 +301,7 @@ errint_t layout_need(struct op *op, struct site *s, const char *repo, const char
 	if (r < 0)
 		return r;
 	sort_parts(l);
-	l->ident = node_hash_ino(13, l->index.data, l->index.len);
+	l->ident = ident_of(l);
 	*ret = steal_ptr(&l);
 	return 0;
 }

@@ -46,6 +46,7 @@ void ask_free(void *p)
 
 	if (!a)
 		return;
+	(void)ca_layer_unref(a->layer);
 	image_unref(a->img);
 	free(a->repo);
 	free(a->name);
@@ -81,6 +82,12 @@ static uint64_t failure_ttl(struct op *op, const struct err *e)
 	return po_ttl_ns(e->cls == ERR_NOTFOUND ? PO_FRESH_ABSENT : PO_FRESH_FAILURE, tag_ttl, e->cls);
 }
 
+/* What this very operation has waited for is fresh, however short the time. */
+static bool is_fresh(const struct op *op, const struct fact *f, uint64_t ttl)
+{
+	return f->learnt_ns && !f->expired && (f->learnt_ns > op->begun_ns || age_ns(f->learnt_ns) < ttl);
+}
+
 /* Finds a fresh fact, a fresh failure, or wants it.  0: *ret is to be given back with fact_done. */
 static errint_t need_fact(struct op *op, struct site *s, const char *name, enum po_fresh fresh, work_fn work,
 			  struct ask *ask, struct fact *ret)
@@ -99,7 +106,7 @@ static errint_t need_fact(struct op *op, struct site *s, const char *name, enum 
 		op->err = e;
 		return -e.eno;
 	}
-	if (known && ret->learnt_ns && !ret->failed_ns && (ret->learnt_ns > op->begun_ns || age_ns(ret->learnt_ns) < ttl)) {
+	if (known && !ret->failed_ns && is_fresh(op, ret, ttl)) {
 		ask_free(ask);
 		return 0;
 	}
@@ -120,7 +127,7 @@ static bool fresh_fact(struct op *op, struct site *s, const char *name, enum po_
 
 	if (!facts_get(s->facts, name, ret))
 		return false;
-	if (ret->learnt_ns && !ret->failed_ns && (age_ns(ret->learnt_ns) < ttl || ret->learnt_ns > op->begun_ns))
+	if (!ret->failed_ns && is_fresh(op, ret, ttl))
 		return true;
 	fact_done(ret);
 	return false;
@@ -133,7 +140,7 @@ errint_t need_fact_text(struct op *op, struct site *s, const char *name, work_fn
 }
 
 /* A failure that leaves an older value in use is worth a line in the log. */
-static errint_t failed(struct site *s, const char *fact, errint_t r, const struct err *e)
+errint_t ask_failed(struct site *s, const char *fact, errint_t r, const struct err *e)
 {
 	struct fact old;
 	bool have = facts_get(s->facts, fact, &old);
@@ -144,6 +151,32 @@ static errint_t failed(struct site *s, const char *fact, errint_t r, const struc
 	if (have)
 		fact_done(&old);
 	return r;
+}
+
+errint_t recent_failure(struct op *op, struct site *s, const char *fact)
+{
+	struct fact f;
+	errint_t r = 0;
+
+	if (!facts_get(s->facts, fact, &f))
+		return 0;
+	if (f.failed_ns && age_ns(f.failed_ns) < failure_ttl(op, &f.err)) {
+		op->err = f.err;
+		r = -f.err.eno;
+	}
+	fact_done(&f);
+	return r;
+}
+
+/* A repository that refuses us voids what it has granted before: cached bytes are shared by digest,
+ * access is not. */
+static errint_t repo_failed(struct site *s, const char *repo, const char *fact, errint_t r, const struct err *e)
+{
+	_cleanup_buf_ struct buf prefix = BUF_INIT(1024);
+
+	if (e->cls == ERR_AUTH && buf_addf(&prefix, "access %s@", repo) == 0)
+		facts_expire(s->facts, buf_str(&prefix));
+	return ask_failed(s, fact, r, e);
 }
 
 static errint_t publish_list(struct site *s, const char *fact, struct rg_names *names, struct err *e)
@@ -171,7 +204,7 @@ static errint_t ask_repos(struct fs *fs, void *arg, struct cancel *c, struct err
 
 	(void)fs;
 	if (r < 0)
-		return failed(s, "repos", r, e);
+		return ask_failed(s, "repos", r, e);
 	site_catalogued(s, &names);
 	return publish_list(s, "repos", &names, e);
 }
@@ -213,7 +246,7 @@ static errint_t ask_tags(struct fs *fs, void *arg, struct cancel *c, struct err 
 	if (r < 0 && e->cls == ERR_NOTFOUND)
 		site_gone(a->site, a->repo);
 	if (r < 0)
-		return failed(a->site, a->name, r, e);
+		return repo_failed(a->site, a->repo, a->name, r, e);
 	if (*a->repo)
 		site_visited(a->site, a->repo);
 	return publish_list(a->site, a->name, &names, e);
@@ -261,8 +294,19 @@ static void remember(struct fs *fs, struct site *s, const char *repo, const char
 
 	if (remembered(fs, s, repo, tag, &old) && digest_eq(&old, d))
 		return;
+	digest_text(d, text);
 	if (note_name(s, repo, tag, &name) == 0)
-		ca_note_put(fs->cache, buf_str(&name), digest_text(d, text), strlen(text));
+		ca_note_put(fs->cache, buf_str(&name), text, strlen(text));
+}
+
+/* It is no longer there, or no longer ours to read: not to be served when the registry is down. */
+static void forget(struct fs *fs, struct site *s, const char *repo, const char *tag)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(2048);
+	struct digest old;
+
+	if (remembered(fs, s, repo, tag, &old) && note_name(s, repo, tag, &name) == 0)
+		ca_note_put(fs->cache, buf_str(&name), "", 0);
 }
 
 static void access_name(const char *repo, const struct digest *d, struct buf *out)
@@ -295,7 +339,9 @@ static errint_t ask_tag(struct fs *fs, void *arg, struct cancel *c, struct err *
 		log_warn("%s: serving what is cached of %s:%s: %s", rg_name(s->reg), a->repo, a->name, e->msg);
 		r = 0;
 	} else if (r < 0) {
-		return failed(s, buf_str(&name), r, e);
+		if (e->cls == ERR_AUTH || e->cls == ERR_NOTFOUND)
+			forget(fs, s, a->repo, a->name);
+		return repo_failed(s, a->repo, buf_str(&name), r, e);
 	} else {
 		remember(fs, s, a->repo, a->name, &v.digest);
 	}
@@ -323,29 +369,6 @@ errint_t need_tag(struct op *op, struct site *s, const char *repo, const char *t
 	*ret_fresh_ns = age < ttl ? ttl - age : 0;
 	fact_done(&f);
 	return 0;
-}
-
-/* ---- times of change ---- */
-
-int64_t need_since(struct op *op, struct site *s, const char *what, uint64_t ident)
-{
-	_cleanup_buf_ struct buf name = BUF_INIT(2048), value = BUF_INIT(64);
-	unsigned long long known;
-	long long since;
-	int64_t now = clock_real_s();
-
-	if (buf_addf(&name, "since %s %s", rg_key(s->reg), what) < 0)
-		return now;
-	if (ca_note_get(op->fs->cache, buf_str(&name), &value, NULL, NULL) == 0 &&
-	    sscanf(buf_str(&value), "%16llx %lld", &known, &since) == 2) {
-		if (known == ident)
-			return since;
-		now = MAX_OF(now, (int64_t)since + 1);
-	}
-	buf_clear(&value);
-	if (buf_addf(&value, "%016llx %lld", (unsigned long long)ident, (long long)now) == 0)
-		ca_note_put(op->fs->cache, buf_str(&name), value.data, value.len);
-	return now;
 }
 
 /* ---- what a name means ---- */
@@ -410,14 +433,15 @@ static errint_t tag_exists(struct op *op, struct site *s, const char *repo, cons
 	return r;
 }
 
-/* Asks for the tag list of `full`: the cheapest sign that a repository exists. */
-static errint_t repo_answers(struct op *op, struct site *s, const char *full, bool *ret)
+/* Asks for the tag list of `full`: the cheapest sign that a repository exists.  Without a catalogue a
+ * refusal says nothing: registries refuse what does not exist, too. */
+static errint_t repo_answers(struct op *op, struct site *s, const char *full, bool catalogued, bool *ret)
 {
 	_cleanup_(name_list_unrefp) struct name_list *tags = NULL;
 	errint_t r = need_tags(op, s, full, &tags);
 
 	*ret = r == 0;
-	if (r == -ENOENT || r == -EACCES || r == -EOPNOTSUPP) {
+	if (r == -ENOENT || r == -EOPNOTSUPP || (r == -EACCES && !catalogued)) {
 		err_clear(&op->err);
 		return 0;
 	}
@@ -436,7 +460,7 @@ static errint_t without_catalog(struct op *op, struct site *s, const char *repo,
 		*ret = NAME_IS_REPO;
 		return 0;
 	}
-	r = repo_answers(op, s, full, &yes);
+	r = repo_answers(op, s, full, false, &yes);
 	if (r < 0)
 		return r;
 	*ret = yes || !site_is_visited(s, repo) ? NAME_IS_REPO : NAME_IS_NOTHING;
@@ -475,11 +499,13 @@ errint_t need_name(struct op *op, struct site *s, const char *repo, const char *
 	}
 	if (!can_be_repo || !ref_is_repo(buf_str(&full), full.len))
 		return 0;
-	if (rc < 0)
+	if (rc == -EOPNOTSUPP)
 		return without_catalog(op, s, repo, buf_str(&full), ret);
-	rt = repo_answers(op, s, buf_str(&full), &answers);
+	rt = repo_answers(op, s, buf_str(&full), rc == 0, &answers);
 	if (rt == 0 && answers)
 		*ret = NAME_IS_REPO;
+	else if (rt == 0 && rc < 0)
+		return need_catalog(op, s, &repos);	/* its failure: nobody can say that it is nothing */
 	return rt;
 }
 
@@ -501,7 +527,7 @@ static bool may_read(struct site *s, const char *repo, const struct digest *d)
 	access_name(repo, d, &name);
 	if (!facts_get(s->facts, buf_str(&name), &f))
 		return false;
-	yes = f.learnt_ns && age_ns(f.learnt_ns) < po_ttl_ns(PO_FRESH_ACCESS, 0, ERR_UNSET);
+	yes = f.learnt_ns && !f.expired && age_ns(f.learnt_ns) < po_ttl_ns(PO_FRESH_ACCESS, 0, ERR_UNSET);
 	fact_done(&f);
 	return yes;
 }
@@ -518,6 +544,12 @@ static errint_t get_manifest(struct fs *fs, struct ask *a, struct rg_manifest *m
 		if (may_read(a->site, a->repo, &a->digest))
 			return 0;
 		r = rg_resolve(a->site->reg, a->repo, text, &d, c, e);
+		if (r < 0 && po_serve_stale(e->cls) && remembered(fs, a->site, a->repo, text, &d)) {
+			log_warn("%s: serving what is cached of %s@%s: %s", rg_name(a->site->reg), a->repo, text, e->msg);
+			r = 0;
+		} else if (r < 0 && (e->cls == ERR_AUTH || e->cls == ERR_NOTFOUND)) {
+			forget(fs, a->site, a->repo, text);
+		}
 		if (r == 0)
 			access_granted(a->site, a->repo, &a->digest);
 		return r;
@@ -528,15 +560,19 @@ static errint_t get_manifest(struct fs *fs, struct ask *a, struct rg_manifest *m
 	if (r < 0)
 		return r;
 	access_granted(a->site, a->repo, &a->digest);
+	/* A digest is remembered like a tag: for a time when the registry cannot be asked. */
+	remember(fs, a->site, a->repo, text, &a->digest);
 	ca_manifest_put(fs->cache, &a->digest, m->bytes.data, m->bytes.len, m->media_type);
 	return 0;
 }
 
-/* What an index names belongs to the repository as much as the index does. */
-static void grant_children(struct site *s, const char *repo, const struct oci_manifest *m)
+errint_t need_nonsense(errint_t r, const char *what, struct err *e)
 {
-	for (size_t i = 0; i < m->n_children; i++)
-		access_granted(s, repo, &m->children[i].digest);
+	if (r != -EINVAL)
+		return r;
+	if (e)
+		e->eno = EIO;
+	return err_wrap(e, -EIO, "the %s makes no sense", what);
 }
 
 static errint_t ask_image(struct fs *fs, void *arg, struct cancel *c, struct err *e)
@@ -547,11 +583,10 @@ static errint_t ask_image(struct fs *fs, void *arg, struct cancel *c, struct err
 	errint_t r = get_manifest(fs, a, &m, c, e);
 
 	if (r == 0)
-		r = site_image_put(a->site, a->repo, &m, &img, e);
+		r = need_nonsense(site_image_put(a->site, a->repo, &m, &img, e), "manifest", e);
 	rg_manifest_done(&m);
 	if (r < 0)
-		return failed(a->site, a->name, r, e);
-	grant_children(a->site, a->repo, img->m);
+		return repo_failed(a->site, a->repo, a->name, r, e);
 	struct fact v = { .digest = a->digest };
 
 	facts_set(a->site->facts, a->name, &v);
@@ -564,7 +599,6 @@ errint_t need_image(struct op *op, struct site *s, const char *repo, const struc
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
 	char text[DIGEST_TEXT_MAX];
 	struct image *img = site_image_get(s, repo, d);
-	struct fact f;
 	errint_t r;
 
 	if (img && may_read(s, repo, d)) {
@@ -574,16 +608,9 @@ errint_t need_image(struct op *op, struct site *s, const char *repo, const struc
 	image_unref(img);
 	buf_addf(&name, "image %s@%s", repo, digest_text(d, text));
 	/* A failure is remembered for a moment; a success lives in the table of images. */
-	if (facts_get(s->facts, buf_str(&name), &f)) {
-		struct err e = f.err;
-		bool again = f.failed_ns && age_ns(f.failed_ns) < failure_ttl(op, &f.err);
-
-		fact_done(&f);
-		if (again) {
-			op->err = e;
-			return -e.eno;
-		}
-	}
+	r = recent_failure(op, s, buf_str(&name));
+	if (r < 0)
+		return r;
 	r = ask_want(op, s, buf_str(&name), ask_image, ask_new(s, repo, buf_str(&name), d));
 	return r;
 }

@@ -36,11 +36,10 @@ errint_t need_platform(struct op *op, struct image *img, struct image **ret) _mu
 /* Referrers of a digest as a parsed index: API, fallback tag, cosign's digest tags and BuildKit
  * attestations of the enclosing index (may be NULL) merged, without duplicates. */
 errint_t need_referrers(struct op *op, struct image *img, struct image *enclosing,
-			struct oci_manifest **ret) _must_check_;	/* caller: oci_manifest_free */
+			struct referrers **ret) _must_check_;
 
-/* Since when something has the contents with this hash, as far as this cache has seen it; stable over
- * restarts, later than before whenever the contents change.  Local work only. */
-int64_t need_since(struct op *op, struct site *s, const char *what, uint64_t ident);
+/* What a layout on disk lists without a tag, as a parsed index; empty for other backends. */
+errint_t need_untagged(struct op *op, struct site *s, const char *repo, struct oci_manifest **ret) _must_check_;
 
 /* A small blob as bytes (configs): at most max bytes. */
 errint_t need_bytes(struct op *op, struct image *img, const struct oci_descriptor *d, size_t max,

@@ -4,12 +4,51 @@
  * The cache does the work; what is here says which fills run under which key, so that everyone who
  * waits for the same layer waits for one stream.  Keys carry the repository: another repository's
  * permissions are not ours.
+ *
+ * An image keeps its layers open while it lives: reads find them without a look-up.  One that turns
+ * out wrong (-EBADMSG of a span's fill) is taken out and indexed again; whoever uses it at that time
+ * has a reference of his own.
  */
 #include "fs/need.h"
 
 #include "fs/need_priv.h"
 #include "util/clock.h"
 #include "util/stats.h"
+
+#define CONDEMNED_MAX 3		/* times that an image has layers indexed again; then it is our bug */
+
+static pthread_mutex_t layers_lock = PTHREAD_MUTEX_INITIALIZER;	/* layers of all images; a leaf but for refs */
+
+/* ---- failures ---- */
+
+static errint_t fact_name(const char *what, const char *repo, const struct digest *d, struct buf *out)
+{
+	char text[DIGEST_TEXT_MAX];
+
+	return buf_addf(out, "%s %s@%s", what, repo, digest_text(d, text));
+}
+
+/* Passes r on.  A failure is remembered for a moment, so that a `find` over an image whose layer
+ * does not come asks once, not once per name. */
+static errint_t note(const struct ask *a, const char *what, errint_t r, const struct err *e)
+{
+	_cleanup_buf_ struct buf fact = BUF_INIT(1024);
+
+	if (r < 0 && e && fact_name(what, a->repo, &a->digest, &fact) == 0)
+		return ask_failed(a->site, buf_str(&fact), r, e);
+	return r;
+}
+
+/* Wants the fact, unless that has just failed. */
+static errint_t want(struct op *op, struct image *img, const char *fact, work_fn work, struct ask *a)
+{
+	errint_t r = recent_failure(op, img->site, fact);
+
+	if (r == 0)
+		return ask_want(op, img->site, fact, work, a);
+	ask_free(a);
+	return r;
+}
 
 /* ---- blobs ---- */
 
@@ -19,7 +58,7 @@ static errint_t fill_blob(struct fs *fs, void *arg, struct cancel *c, struct err
 	struct wire_source ws = { a->site->reg, a->repo };
 	struct ca_source src = wire_source(&ws);
 
-	return ca_blob_fill(fs->cache, &a->digest, a->size, &src, c, e);
+	return note(a, "blob", ca_blob_fill(fs->cache, &a->digest, a->size, &src, c, e), e);
 }
 
 static struct ask *ask_blob(struct image *img, const struct oci_descriptor *d)
@@ -33,9 +72,7 @@ static struct ask *ask_blob(struct image *img, const struct oci_descriptor *d)
 
 static errint_t fact_of(const char *what, const struct image *img, const struct digest *d, struct buf *out)
 {
-	char text[DIGEST_TEXT_MAX];
-
-	return buf_addf(out, "%s %s@%s", what, img->repo, digest_text(d, text));
+	return fact_name(what, img->repo, d, out);
 }
 
 static void blob_unref(void *p)
@@ -54,7 +91,7 @@ errint_t need_blob(struct op *op, struct image *img, const struct oci_descriptor
 		return r;
 	err_clear(&op->err);
 	fact_of("blob", img, &d->digest, &fact);
-	return ask_want(op, img->site, buf_str(&fact), fill_blob, ask_blob(img, d));
+	return want(op, img, buf_str(&fact), fill_blob, ask_blob(img, d));
 }
 
 /* A descriptor may carry its content; it is checked like any other bytes. */
@@ -90,7 +127,7 @@ errint_t need_blob_data(struct op *op, struct image *img, const struct oci_descr
 
 		err_clear(&op->err);
 		fact_of("blob", img, &d->digest, &fact);
-		return ask_want(op, img->site, buf_str(&fact), fill_blob, ask_blob(img, d));
+		return want(op, img, buf_str(&fact), fill_blob, ask_blob(img, d));
 	}
 	if (r < 0)
 		return r;
@@ -115,7 +152,9 @@ errint_t need_config(struct op *op, struct image *img, struct oci_config **ret)
 	if (img->m->kind != OCI_IMAGE || !img->m->config.digest.len)
 		return -ENOENT;
 	r = need_bytes(op, img, &img->m->config, OCI_CONFIG_MAX, &b);
-	return r < 0 ? r : oci_config_parse(buf_str(&b), b.len, ret, &op->err);
+	if (r == 0)
+		r = need_nonsense(oci_config_parse(buf_str(&b), b.len, ret, &op->err), "config", &op->err);
+	return r;
 }
 
 /* ---- layers ---- */
@@ -134,40 +173,62 @@ static errint_t fill_layer(struct fs *fs, void *arg, struct cancel *c, struct er
 		return 0;
 	}
 	r = ca_layer_fill(fs->cache, &a->digest, a->size, NULL, &src, c, e);
-	return err_wrap(e, r, "layer %s", a->name);
+	return note(a, "layer", err_wrap(e, r, "layer %s", a->name), e);
 }
 
-/* The image keeps its layers open while it lives: reads find them without a look-up. */
-static struct ca_layer *keep_layer(struct image *img, size_t i, struct ca_layer *l)
+/* A new reference, or NULL. */
+static struct ca_layer *kept_layer(struct image *img, size_t i)
 {
-	struct ca_layer *none = NULL;
+	LOCK_SCOPE(&layers_lock);
+	struct ca_layer *l = atomic_load(&img->layers[i]);
 
-	if (atomic_compare_exchange_strong(&img->layers[i], &none, l))
-		return l;
-	(void)ca_layer_unref(l);
-	return none;
+	return l ? ca_layer_ref(l) : NULL;
 }
 
+static void keep_layer(struct image *img, size_t i, struct ca_layer *l)
+{
+	LOCK_SCOPE(&layers_lock);
+	if (!atomic_load(&img->layers[i]))
+		atomic_store(&img->layers[i], ca_layer_ref(l));
+}
+
+/* The index of l was wrong: who comes next has it made again.  False: not once more. */
+static bool drop_layer(struct image *img, struct ca_layer *l)
+{
+	size_t n = 0;
+
+	{
+		LOCK_SCOPE(&layers_lock);
+		for (size_t i = 0; i < img->m->n_layers; i++) {
+			if (atomic_load(&img->layers[i]) != l)
+				continue;
+			atomic_store(&img->layers[i], NULL);
+			n++;
+		}
+	}
+	for (size_t i = 0; i < n; i++)
+		(void)ca_layer_unref(l);	/* the caller has one, too */
+	return atomic_fetch_add(&img->condemned, n > 0) < CONDEMNED_MAX;
+}
+
+/* A new reference in *ret. */
 static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca_layer **ret)
 {
 	const struct oci_descriptor *d;
 	_cleanup_buf_ struct buf fact = BUF_INIT(1024);
 	char text[DIGEST_TEXT_MAX];
-	struct ca_layer *l;
 	struct ask *a;
 	errint_t r;
 
 	if (i >= img->m->n_layers)
 		return -ENOENT;
-	l = atomic_load(&img->layers[i]);
-	if (l) {
-		*ret = l;
+	*ret = kept_layer(img, i);
+	if (*ret)
 		return 0;
-	}
 	d = &img->m->layers[i];
-	r = ca_layer_get(op->fs->cache, &d->digest, &l, &op->err);
+	r = ca_layer_get(op->fs->cache, &d->digest, ret, &op->err);
 	if (r == 0) {
-		*ret = keep_layer(img, i, l);
+		keep_layer(img, i, *ret);
 		return 0;
 	}
 	if (r != -ENOENT)
@@ -177,17 +238,12 @@ static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca
 	if (a)
 		a->size = d->size;
 	fact_of("layer", img, &d->digest, &fact);
-	return ask_want(op, img->site, buf_str(&fact), fill_layer, a);
+	return want(op, img, buf_str(&fact), fill_layer, a);
 }
 
 errint_t need_layer(struct op *op, struct image *img, size_t layer, struct ca_layer **ret)
 {
-	struct ca_layer *l;
-	errint_t r = open_layer(op, img, layer, &l);
-
-	if (r == 0)
-		*ret = ca_layer_ref(l);
-	return r;
+	return open_layer(op, img, layer, ret);
 }
 
 static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err *e)
@@ -196,9 +252,16 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 	struct wire_source ws = { a->site->reg, a->repo };
 	struct ca_source src = wire_source(&ws);
 
+	errint_t r;
+
 	(void)fs;
 	stat_inc(STAT_SPANS_REFILLED);
-	return err_wrap(e, ca_layer_fill_span(a->layer, a->span, &src, c, e), "layer %s", a->name);
+	r = ca_layer_fill_span(a->layer, a->span, &src, c, e);
+	if (r == -EBADMSG && drop_layer(a->img, a->layer))
+		return 0;	/* the handler looks again, and wants the whole layer */
+	if (r == -EBADMSG)
+		r = err_set(e, EIO, ERR_INTEGRITY, "its index in the cache is wrong again and again");
+	return note(a, "span", err_wrap(e, r, "layer %s", a->name), e);
 }
 
 static errint_t want_span(struct op *op, struct image *img, size_t layer, struct ca_layer *l, uint32_t span)
@@ -207,13 +270,19 @@ static errint_t want_span(struct op *op, struct image *img, size_t layer, struct
 	_cleanup_buf_ struct buf fact = BUF_INIT(1024);
 	char text[DIGEST_TEXT_MAX];
 	struct ask *a = ask_new(img->site, img->repo, digest_text(d, text), d);
+	errint_t r;
 
 	if (a) {
 		a->img = image_ref(img);
-		a->layer = l;
+		a->layer = ca_layer_ref(l);
 		a->span = span;
 	}
 	fact_of("span", img, d, &fact);
+	r = recent_failure(op, img->site, buf_str(&fact));
+	if (r < 0) {
+		ask_free(a);
+		return r;
+	}
 	buf_addf(&fact, " %u", span);
 	return ask_want(op, img->site, buf_str(&fact), fill_span, a);
 }
@@ -221,7 +290,7 @@ static errint_t want_span(struct op *op, struct image *img, size_t layer, struct
 errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_t off, size_t len,
 			 struct buf *ret)
 {
-	struct ca_layer *l = NULL;
+	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
 	errint_t r = open_layer(op, img, layer, &l);
 
 	if (r == 0)
@@ -254,21 +323,20 @@ static errint_t build_tree(struct fs *fs, void *arg, struct cancel *c, struct er
 {
 	struct ask *a = arg;
 	struct image *img = a->img;
+	size_t n = 0;
 	_cleanup_free_ struct ca_layer **layers = calloc(img->m->n_layers + 1, sizeof(*layers));
 	_cleanup_(tree_unrefp) struct tree *t = NULL;
-	errint_t r;
+	errint_t r = layers ? 0 : err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 
-	(void)c;
-	if (!layers)
-		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
-	for (size_t i = 0; i < img->m->n_layers; i++) {
-		layers[i] = atomic_load(&img->layers[i]);
-		if (!layers[i])
-			return err_set(e, EIO, ERR_BUG, "layer %zu is not open", i);
-	}
-	r = ca_tree_build(fs->cache, &img->digest, layers, img->m->n_layers, &t, e);
-	if (r == 0)
+	while (r == 0 && n < img->m->n_layers && (layers[n] = kept_layer(img, n)))
+		n++;
+	/* One that was condemned meanwhile: the handler looks again and wants it. */
+	if (r == 0 && n == img->m->n_layers)
+		r = ca_tree_build(fs->cache, &img->digest, layers, n, &t, c, e);
+	if (t)
 		site_tree_put(a->site, &img->digest, t);
+	while (n > 0)
+		(void)ca_layer_unref(layers[--n]);
 	return r;
 }
 
@@ -294,7 +362,7 @@ errint_t need_tree(struct op *op, struct image *img, struct tree **ret)
 		return 0;
 	/* All layers at once. */
 	for (size_t i = 0; i < img->m->n_layers; i++) {
-		struct ca_layer *l;
+		_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
 		errint_t r = open_layer(op, img, i, &l);
 
 		if (r == -EINPROGRESS)

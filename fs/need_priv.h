@@ -12,7 +12,7 @@ struct ask {
 	struct digest digest;
 	uint64_t size;
 	struct image *img;	/* a ref, or NULL */
-	struct ca_layer *layer;	/* borrowed from img */
+	struct ca_layer *layer;	/* a ref, or NULL */
 	uint32_t span;
 };
 
@@ -21,6 +21,15 @@ struct ask *ask_new(struct site *s, const char *repo, const char *name, const st
 void ask_free(void *p);
 /* Wants "<site>|<fact>"; takes over a (NULL: -ENOMEM). */
 errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work, struct ask *a) _must_check_;
+
+/* Publishes a failure under that name; returns r. */
+errint_t ask_failed(struct site *s, const char *fact, errint_t r, const struct err *e);
+/* A failure published a moment ago, as op->err and -errno; 0: none. */
+errint_t recent_failure(struct op *op, struct site *s, const char *fact);
+
+/* A document that cannot be parsed is the registry's fault: EIO, as EINVAL would say that the caller
+ * did something wrong.  Other results pass through. */
+errint_t need_nonsense(errint_t r, const char *what, struct err *e);
 
 /* A fact with text, by the pattern of need.c; *ret is given back with fact_done. */
 errint_t need_fact_text(struct op *op, struct site *s, const char *name, work_fn work, struct ask *ask,

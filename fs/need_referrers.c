@@ -15,18 +15,17 @@
 #define ATTESTED_KEY "vnd.docker.reference.digest"
 #define ATTESTATION_TYPE "application/vnd.docker.attestation.manifest.v1+json"
 
-static errint_t ask_referrers(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+/* Publishes what `list` appends as the text of fact a->name. */
+static errint_t ask_index(struct ask *a, struct cancel *c, struct err *e,
+			  errint_t (*list)(struct ask *a, struct buf *ret, struct cancel *c, struct err *e))
 {
-	struct ask *a = arg;
 	struct fact v = { .text = calloc(1, sizeof(*v.text)) };
 	errint_t r;
 
-	(void)fs;
 	if (!v.text)
 		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 	atomic_init(&v.text->refs, 1);
-	buf_init(&v.text->text, OCI_MANIFEST_MAX);
-	r = rg_list_referrers(a->site->reg, a->repo, &a->digest, &v.text->text, c, e);
+	r = list(a, &v.text->text, c, e);
 	if (r < 0) {
 		fact_done(&v);
 		facts_fail(a->site->facts, a->name, e);
@@ -36,21 +35,56 @@ static errint_t ask_referrers(struct fs *fs, void *arg, struct cancel *c, struct
 	return 0;
 }
 
-static errint_t api_referrers(struct op *op, struct image *img, struct oci_manifest **ret)
+static errint_t list_referrers(struct ask *a, struct buf *ret, struct cancel *c, struct err *e)
 {
+	return rg_list_referrers(a->site->reg, a->repo, &a->digest, ret, c, e);
+}
+
+static errint_t ask_referrers(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	(void)fs;
+	return ask_index(arg, c, e, list_referrers);
+}
+
+static errint_t list_untagged(struct ask *a, struct buf *ret, struct cancel *c, struct err *e)
+{
+	return rg_list_untagged(a->site->reg, a->repo, ret, c, e);
+}
+
+static errint_t ask_untagged(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	(void)fs;
+	return ask_index(arg, c, e, list_untagged);
+}
+
+errint_t need_untagged(struct op *op, struct site *s, const char *repo, struct oci_manifest **ret)
+{
+	static const char none[] = "{\"schemaVersion\":2,\"manifests\":[]}";
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
-	char text[DIGEST_TEXT_MAX];
 	struct fact f;
 	errint_t r;
 
-	buf_addf(&name, "referrers %s@%s", img->repo, digest_text(&img->digest, text));
-	r = need_fact_text(op, img->site, buf_str(&name), ask_referrers,
-			   ask_new(img->site, img->repo, buf_str(&name), &img->digest), &f);
+	if (rg_kind(s->reg) != SOURCE_DIR)
+		return oci_manifest_parse(none, strlen(none), "application/vnd.oci.image.index.v1+json", ret, &op->err);
+	buf_addf(&name, "untagged %s", repo);
+	r = need_fact_text(op, s, buf_str(&name), ask_untagged, ask_new(s, repo, buf_str(&name), NULL), &f);
 	if (r < 0)
 		return r;
-	r = oci_manifest_parse(buf_str(&f.text->text), f.text->text.len, NULL, ret, &op->err);
+	r = need_nonsense(oci_manifest_parse(buf_str(&f.text->text), f.text->text.len, NULL, ret, &op->err), "list of referrers",
+			  &op->err);
 	fact_done(&f);
 	return r;
+}
+
+/* What the API (or its fallback tag) says, as text; given back with fact_done. */
+static errint_t api_referrers(struct op *op, struct image *img, struct fact *ret)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	char text[DIGEST_TEXT_MAX];
+
+	buf_addf(&name, "referrers %s@%s", img->repo, digest_text(&img->digest, text));
+	return need_fact_text(op, img->site, buf_str(&name), ask_referrers,
+			      ask_new(img->site, img->repo, buf_str(&name), &img->digest), ret);
 }
 
 static bool has_digest(const struct oci_manifest *m, const struct digest *d)
@@ -72,12 +106,13 @@ static bool attests(const struct oci_descriptor *d, const struct image *img)
 	return img->m->kind == OCI_INDEX || (of && strcmp(of, digest_text(&img->digest, text)) == 0);
 }
 
-static void add_attestations(struct buf *b, const struct image *img, const struct image *index, bool *first)
+static void add_attestations(struct buf *b, const struct image *img, const struct image *index,
+			     const struct oci_manifest *seen, bool *first)
 {
 	for (size_t i = 0; index && i < index->m->n_children; i++) {
 		struct oci_descriptor d = index->m->children[i];
 
-		if (!attests(&d, img))
+		if (!attests(&d, img) || has_digest(seen, &d.digest))
 			continue;
 		if (!d.artifact_type)
 			d.artifact_type = (char *)ATTESTATION_TYPE;
@@ -101,6 +136,10 @@ static errint_t add_cosign(struct op *op, struct image *img, const struct oci_ma
 	char hex[DIGEST_TEXT_MAX], tag[REF_TAG_MAX + 16];
 	errint_t waiting = 0, r = need_tags(op, img->site, img->repo, &tags);
 
+	if (r == -ENOENT || r == -EOPNOTSUPP) {
+		err_clear(&op->err);
+		return 0;
+	}
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
@@ -119,6 +158,10 @@ static errint_t add_cosign(struct op *op, struct image *img, const struct oci_ma
 			waiting = r;
 			continue;
 		}
+		if (r == -ENOENT) {	/* listed, and gone since */
+			err_clear(&op->err);
+			continue;
+		}
 		if (r < 0)
 			return r;
 		if (has_digest(seen, &d.digest))
@@ -132,19 +175,18 @@ static errint_t add_cosign(struct op *op, struct image *img, const struct oci_ma
 	return waiting;
 }
 
-errint_t need_referrers(struct op *op, struct image *img, struct image *enclosing, struct oci_manifest **ret)
+/* Everything merged into one index. */
+static errint_t merge(struct op *op, struct image *img, struct image *enclosing, const struct oci_manifest *api,
+		      struct oci_manifest **ret)
 {
-	_cleanup_(oci_manifest_freep) struct oci_manifest *api = NULL;
 	_cleanup_buf_ struct buf b = BUF_INIT(OCI_MANIFEST_MAX);
 	bool first = true;
-	errint_t r = api_referrers(op, img, &api);
+	errint_t r;
 
-	if (r < 0)
-		return r;
 	index_begin(&b);
 	for (size_t i = 0; i < api->n_children; i++, first = false)
 		index_add(&b, &api->children[i], first);
-	add_attestations(&b, img, img->m->kind == OCI_INDEX ? img : enclosing, &first);
+	add_attestations(&b, img, img->m->kind == OCI_INDEX ? img : enclosing, api, &first);
 	r = add_cosign(op, img, api, &b, &first);
 	if (r < 0)
 		return r;
@@ -152,4 +194,65 @@ errint_t need_referrers(struct op *op, struct image *img, struct image *enclosin
 	r = buf_check(&b);
 	return r < 0 ? err_set(&op->err, EFBIG, ERR_LIMIT, "too many referrers") :
 		       oci_manifest_parse(buf_str(&b), b.len, NULL, ret, &op->err);
+}
+
+/* The last merged answer, when it was made from this one of the registry. */
+static struct referrers *kept(struct image *img, const struct image *enclosing, uint64_t learnt_ns)
+{
+	LOCK_SCOPE(&img->site->lock);
+	struct referrers *have = img->referrers;
+
+	if (!have || have->learnt_ns != learnt_ns || have->enclosing != (enclosing ? enclosing->ident : 0))
+		return NULL;
+	atomic_fetch_add(&have->refs, 1);
+	return have;
+}
+
+static void keep(struct image *img, struct referrers *r)
+{
+	struct referrers *old;
+
+	atomic_fetch_add(&r->refs, 1);
+	{
+		LOCK_SCOPE(&img->site->lock);
+		old = img->referrers;
+		img->referrers = r;
+	}
+	referrers_unref(old);
+}
+
+static errint_t fresh_referrers(struct op *op, struct image *img, struct image *enclosing, const struct fact *f,
+				struct referrers **ret)
+{
+	_cleanup_(oci_manifest_freep) struct oci_manifest *api = NULL;
+	_cleanup_(referrers_unrefp) struct referrers *made = calloc(1, sizeof(*made));
+	errint_t r;
+
+	if (!made)
+		return err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
+	atomic_init(&made->refs, 1);
+	made->learnt_ns = f->learnt_ns;
+	made->enclosing = enclosing ? enclosing->ident : 0;
+	r = oci_manifest_parse(buf_str(&f->text->text), f->text->text.len, NULL, &api, &op->err);
+	if (r == 0)
+		r = merge(op, img, enclosing, api, &made->m);
+	if (r < 0)
+		return r;
+	keep(img, made);
+	*ret = steal_ptr(&made);
+	return 0;
+}
+
+errint_t need_referrers(struct op *op, struct image *img, struct image *enclosing, struct referrers **ret)
+{
+	struct fact f;
+	errint_t r = api_referrers(op, img, &f);
+
+	if (r < 0)
+		return r;
+	*ret = kept(img, enclosing, f.learnt_ns);
+	if (!*ret)
+		r = fresh_referrers(op, img, enclosing, &f, ret);
+	fact_done(&f);
+	return r;
 }

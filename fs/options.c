@@ -30,7 +30,7 @@ static const struct option_row rows[] = {
 	{ "platform", OPT_PLATFORM, FIELD(platform), NULL, 0, 0, "OS/ARCH[/VARIANT]",
 	  "which image of an index stands for it (default: this machine's)" },
 	{ "registries", OPT_HOSTS, FIELD(registries), NULL, 0, 0, "HOST+HOST..",
-	  "hosts to list in the root of a mount without SOURCE" },
+	  "hosts (or http://HOST) to list in the root of a mount without SOURCE" },
 	{ "raw_links", OPT_FLAG, FIELD(raw_links), "no", 0, 0, NULL,
 	  "show symbolic links of images byte for byte" },
 	{ "cache", OPT_PATH, FIELD(cache_dir), NULL, 0, 0, "DIR",
@@ -62,7 +62,7 @@ static const struct option_row rows[] = {
 	  "honour set-user-id bits of images; root only (opposite: nosuid)" },
 	{ "dev", OPT_FLAG, FIELD(dev), "no", 0, 0, NULL,
 	  "honour device nodes of images; root only (opposite: nodev)" },
-	{ "noexec", OPT_NOWHERE, 0, "no", 0, 0, NULL, "run no programs from the mount (opposite: exec)" },
+	{ "noexec", OPT_FLAG, FIELD(noexec), "no", 0, 0, NULL, "run no programs from the mount (opposite: exec)" },
 	{ "fsname", OPT_TEXT, FIELD(fsname), NULL, 0, 0, "NAME",
 	  "name shown in the list of mounts (default: SOURCE)" },
 	{ "log", OPT_PATH, FIELD(log_file), NULL, 0, 0, "FILE", "log to a file instead of syslog" },
@@ -509,16 +509,6 @@ errint_t options_load_files(struct option_set *s, const struct option_places *p,
 }
 
 /* ---- everything together ---- */
-
-bool options_flag(const struct option_set *s, const char *name)
-{
-	const struct option_row *row = find_row(name);
-	const struct given *g = row ? &s->given[row - rows] : NULL;
-	struct option_row probe = { .name = name, .type = OPT_FLAG, .field = FIELD(debug) };
-	struct fs_config c = { 0 };
-
-	return g && g->text && option_store(&probe, g->text, NULL, &c, NULL) == 0 && c.debug;
-}
 
 /* <xdg>/TAIL, ~/HOME_TAIL, or for root VAR. */
 static errint_t default_dir(const struct option_places *p, const char *xdg, const char *tail,

@@ -67,9 +67,6 @@ errint_t options_set(struct option_set *s, const char *name, const char *value, 
 /* Reads the files that exist: <config home>/registryfs/config and /etc/registryfs/config. */
 errint_t options_load_files(struct option_set *s, const struct option_places *p, struct err *e) _must_check_;
 
-/* Was this flag set to yes?  Also for `noexec`, which struct fs_config does not know. */
-bool options_flag(const struct option_set *s, const char *name);
-
 /* Fills ret, but for source and mountpoint; to be freed with fs_config_done, also after an error. */
 errint_t options_finish(const struct option_set *s, const struct option_places *p,
 			struct fs_config *ret, struct err *e) _must_check_;

@@ -16,7 +16,6 @@ enum option_type {
 	OPT_PLATFORM,	/* char *, os/arch[/variant] */
 	OPT_HOSTS,	/* registries, n_registries */
 	OPT_LEVEL,	/* int: enum log_level */
-	OPT_NOWHERE,	/* a flag that struct fs_config does not keep: options_flag */
 };
 
 struct option_row {

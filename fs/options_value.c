@@ -246,14 +246,20 @@ static errint_t store_path(const struct option_row *row, const char *value,
 
 /* ---- lists of hosts ---- */
 
+/* "http://HOST" is a host that speaks no TLS. */
+static const char *host_part(const char *host)
+{
+	return strncmp(host, "http://", 7) == 0 ? host + 7 : host;
+}
+
 static errint_t check_host(const struct option_row *row, const char *host, struct err *e)
 {
 	struct ref_source src = { 0 };
 	errint_t r;
 
-	if (strchr(host, '/') || strncmp(host, "dir:", 4) == 0)
+	if (strchr(host_part(host), '/') || strncmp(host, "dir:", 4) == 0)
 		return err_set(e, EINVAL, ERR_INPUT,
-			       "option %s: \"%s\" is not a HOST or HOST:PORT; hosts are joined by '+'",
+			       "option %s: \"%s\" is not a HOST, HOST:PORT or http://HOST; hosts are joined by '+'",
 			       row->name, host);
 	r = ref_source_parse(host, &src, e);
 	ref_source_done(&src);
@@ -272,7 +278,7 @@ static errint_t add_host(const struct option_row *row, char *host, struct fs_con
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < ret->n_registries; i++)
-		if (strcmp(ret->registries[i], host) == 0)
+		if (strcmp(host_part(ret->registries[i]), host_part(host)) == 0)
 			return 0;
 	if (ret->n_registries == OPTIONS_HOSTS_MAX)
 		return err_set(e, EINVAL, ERR_LIMIT, "option %s: more than %d hosts", row->name,
@@ -304,15 +310,12 @@ errint_t option_store(const struct option_row *row, const char *value, const str
 		      struct fs_config *ret, struct err *e)
 {
 	void *field = (char *)ret + row->field;
-	bool ignored;
 
 	switch (row->type) {
 	case OPT_FLAG:
 		return store_flag(row, value, false, field, e);
 	case OPT_INVERSE:
 		return store_flag(row, value, true, field, e);
-	case OPT_NOWHERE:
-		return store_flag(row, value, false, &ignored, e);
 	case OPT_DURATION:
 		return store_duration(row, value, field, e);
 	case OPT_SIZE:

@@ -3,6 +3,8 @@
  */
 #include "fs/site_priv.h"
 
+#include "fs/platforms.h"
+
 #include <stdlib.h>
 
 #include "fs/node.h"
@@ -52,6 +54,15 @@ bool name_list_has(const struct name_list *l, const char *name, size_t len)
 
 /* ---- images ---- */
 
+struct referrers *referrers_unref(struct referrers *r)
+{
+	if (r && atomic_fetch_sub(&r->refs, 1) == 1) {
+		oci_manifest_free(r->m);
+		free(r);
+	}
+	return NULL;
+}
+
 struct image *image_ref(struct image *i)
 {
 	atomic_fetch_add(&i->refs, 1);
@@ -64,6 +75,8 @@ struct image *image_unref(struct image *i)
 		return NULL;
 	for (size_t l = 0; i->layers && i->m && l < i->m->n_layers; l++)
 		ca_layer_unref(atomic_load(&i->layers[l]));
+	platforms_free(atomic_load(&i->platforms));
+	referrers_unref(i->referrers);
 	free((void *)i->layers);
 	oci_manifest_free(i->m);
 	buf_done(&i->bytes);

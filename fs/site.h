@@ -42,11 +42,24 @@ struct image {
 	struct buf bytes;
 	struct oci_manifest *m;
 	uint64_t ident;		/* hash of the digest: node identity */
-	struct ca_layer *_Atomic *layers;	/* opened once, kept while the image lives */
+	struct platforms *_Atomic platforms;	/* platforms.c; made when somebody lists them */
+	struct referrers *referrers;		/* the last answer; a ref, under the site's lock */
+	struct ca_layer *_Atomic *layers;	/* opened once, kept while the image lives (need_data.c) */
+	atomic_uint condemned;	/* how often layers had to be indexed again */
 };
 struct image *image_ref(struct image *i);
 struct image *image_unref(struct image *i);
 DEFINE_CLEANUP(struct image *, image_unref)
+
+/* What refers to an image, from all the places where it may be said (need_referrers.c). */
+struct referrers {
+	_Atomic unsigned refs;
+	struct oci_manifest *m;
+	uint64_t learnt_ns;	/* of the answer it was made from */
+	uint64_t enclosing;	/* ident of the index it was found through; 0 = none */
+};
+struct referrers *referrers_unref(struct referrers *r);
+DEFINE_CLEANUP(struct referrers *, referrers_unref)
 
 /* name: the entry below the root ("local", "ghcr.io"), or "" for a mount with SOURCE. */
 errint_t site_new(struct fs *fs, const char *name, const char *source, struct site **ret, struct err *e) _must_check_;

@@ -13,6 +13,8 @@
 #include "util/clock.h"
 #include "util/hmap.h"
 
+#define CONNECT_NS (10 * NSEC_PER_SEC) /* longer helps nobody */
+
 /* ---- registry as a source of the cache ---- */
 
 /* Passes bytes on and shows that the work gets on: whoever waits for a big layer may go on waiting. */
@@ -34,8 +36,15 @@ static errint_t source_read(void *ctx, const struct digest *d, uint64_t size, ui
 {
 	const struct wire_source *ws = ctx;
 	struct watched w = { sink, sink_ctx };
+	errint_t r = rg_get_blob(ws->reg, ws->repo, d, size, off, len, watched_sink, &w, c, e);
 
-	return rg_get_blob(ws->reg, ws->repo, d, size, off, len, watched_sink, &w, c, e);
+	/* A part that an image says it has: missing is damage.  ENOENT would make files look absent,
+	 * and what is absent gets deleted by rsync. */
+	if (r != -ENOENT)
+		return r;
+	if (e)
+		e->eno = EIO;
+	return -EIO;
 }
 
 struct ca_source wire_source(struct wire_source *ctx)
@@ -51,6 +60,7 @@ static errint_t make_client(struct fs *fs, struct err *e)
 	struct rg_opts o = {
 		.retry = po_retry,
 		.progress = op_work_progress,
+		.connect_timeout_ns = MIN_OF(c->timeout_ns, CONNECT_NS),
 		.stall_timeout_ns = c->timeout_ns,
 		.host_transfers = c->transfers,
 		.authfile = c->authfile,
@@ -89,6 +99,14 @@ static errint_t add_site(struct fs *fs, const char *name, const char *source, st
 	return 0;
 }
 
+/* registries=http://HOST is shown as HOST. */
+static const char *host_part(const char *source)
+{
+	const char *sep = strstr(source, "://");
+
+	return sep ? sep + 3 : source;
+}
+
 /* Without SOURCE: `local`, and every configured registry under its own name. */
 static errint_t make_sites(struct fs *fs, struct err *e)
 {
@@ -98,7 +116,7 @@ static errint_t make_sites(struct fs *fs, struct err *e)
 	buf_addf(&local, "dir:%s", fs->config->local_dir);
 	r = add_site(fs, "local", buf_str(&local), e);
 	for (size_t i = 0; r == 0 && i < fs->config->n_registries; i++)
-		r = add_site(fs, fs->config->registries[i], fs->config->registries[i], e);
+		r = add_site(fs, host_part(fs->config->registries[i]), fs->config->registries[i], e);
 	return r;
 }
 

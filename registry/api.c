@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "util/stats.h"
+
 #define _cleanup_reply_ _cleanup_(rg_reply_done)
 
 static errint_t no_memory(struct err *e)
@@ -26,7 +28,10 @@ errint_t rg_api_new(struct rg_host *host, const struct rg_opts *opts, struct rg_
 	if (!a)
 		return no_memory(e);
 	a->no_referrers = hmap_new(free);
-	if (!a->no_referrers) {
+	a->bad_blobs = hmap_new(free);
+	if (!a->no_referrers || !a->bad_blobs) {
+		(void)hmap_free(a->no_referrers);
+		(void)hmap_free(a->bad_blobs);
 		free(a);
 		return no_memory(e);
 	}
@@ -43,6 +48,7 @@ struct rg_api *rg_api_free(struct rg_api *a)
 		return NULL;
 	rg_host_put(a->host);
 	(void)hmap_free(a->no_referrers);
+	(void)hmap_free(a->bad_blobs);
 	(void)pthread_mutex_destroy(&a->lock);
 	free(a);
 	return NULL;
@@ -75,6 +81,14 @@ bool api_reference_digest(const char *reference, struct digest *ret)
 	return digest_parse(reference, strlen(reference), ret) == 0;
 }
 
+/* Every web server answers something; a registry's front page is JSON or empty. */
+static bool is_web_page(const struct rg_reply *reply)
+{
+	const char *text = buf_str(&reply->body);
+
+	return text[strspn(text, " \t\r\n")] == '<';
+}
+
 errint_t rg_api_ping(struct rg_api *a, struct cancel *c, struct err *e)
 {
 	struct rg_call call = { .method = "GET", .path = "", .max_body = OCI_MANIFEST_MAX };
@@ -83,16 +97,19 @@ errint_t rg_api_ping(struct rg_api *a, struct cancel *c, struct err *e)
 
 	if (r < 0)
 		return r;
-	if (reply.status == 200)
+	if (reply.status == 200 && !is_web_page(&reply))
 		return 0;
+	if (reply.status == 200)
+		return err_set(e, EIO, ERR_INPUT, "%s answered with a web page, so it is not a registry; check "
+			       "the address", rg_host_name(a->host));
 	return rg_errmap(&reply, rg_host_name(a->host), "the registry's front page /v2/", e);
 }
 
 /* --- manifests --- */
 
 static errint_t manifest_call(struct rg_api *a, const char *method, const char *repo,
-			      const char *reference, struct rg_reply *reply, struct cancel *c,
-			      struct err *e)
+			      const char *reference, bool mirrors, struct rg_reply *reply,
+			      struct cancel *c, struct err *e)
 {
 	char path[sizeof("manifests/") + DIGEST_TEXT_MAX];
 	struct rg_call call = {
@@ -101,7 +118,7 @@ static errint_t manifest_call(struct rg_api *a, const char *method, const char *
 		.path = path,
 		.accept = API_ACCEPT_MANIFESTS,
 		.by_digest = strchr(reference, ':') != NULL,
-		.mirrors = true,
+		.mirrors = mirrors,
 		.max_body = OCI_MANIFEST_MAX,
 	};
 	int n = snprintf(path, sizeof(path), "manifests/%s", reference);
@@ -126,6 +143,7 @@ static errint_t verify_manifest(struct rg_api *a, const char *what, const char *
 		  reply->body.len, ret);
 	if (!known || digest_eq(ret, &expected))
 		return 0;
+	stat_inc(STAT_INTEGRITY_FAILURES);
 	return err_set(e, EIO, ERR_INTEGRITY, "%s sent wrong bytes for %s: %s instead of %s",
 		       rg_host_name(a->host), what, digest_text(ret, have),
 		       digest_text(&expected, want));
@@ -143,14 +161,17 @@ static errint_t take_manifest(struct rg_reply *reply, const struct digest *d,
 	return 0;
 }
 
-errint_t rg_api_get_manifest(struct rg_api *a, const char *repo, const char *reference,
-			     struct rg_manifest *ret, struct cancel *c, struct err *e)
+/* *ret_mirror: a mirror answered. */
+static errint_t get_manifest(struct rg_api *a, const char *repo, const char *reference,
+			     bool mirrors, bool *ret_mirror, struct rg_manifest *ret,
+			     struct cancel *c, struct err *e)
 {
 	_cleanup_reply_ struct rg_reply reply = { 0 };
 	char what[API_WHAT_MAX];
 	struct digest d = { 0 };
-	errint_t r = manifest_call(a, "GET", repo, reference, &reply, c, e);
+	errint_t r = manifest_call(a, "GET", repo, reference, mirrors, &reply, c, e);
 
+	*ret_mirror = reply.from_mirror;
 	api_what(repo, reference, what);
 	if (r < 0)
 		return r;
@@ -161,6 +182,20 @@ errint_t rg_api_get_manifest(struct rg_api *a, const char *repo, const char *ref
 			       what, OCI_MANIFEST_MAX);
 	r = verify_manifest(a, what, reference, &reply, &d, e);
 	return r < 0 ? r : take_manifest(&reply, &d, ret, e);
+}
+
+errint_t rg_api_get_manifest(struct rg_api *a, const char *repo, const char *reference,
+			     struct rg_manifest *ret, struct cancel *c, struct err *e)
+{
+	struct err mine = { 0 };
+	bool mirror;
+	errint_t r = get_manifest(a, repo, reference, true, &mirror, ret, c, &mine);
+
+	if (r < 0 && mine.cls == ERR_INTEGRITY && mirror)
+		return get_manifest(a, repo, reference, false, &mirror, ret, c, e);
+	if (r < 0 && e)
+		*e = mine;
+	return r;
 }
 
 void rg_manifest_done(struct rg_manifest *m)
@@ -194,13 +229,17 @@ errint_t rg_api_resolve(struct rg_api *a, const char *repo, const char *referenc
 	struct digest asked = { 0 }, got = { 0 };
 	bool by_digest = api_reference_digest(reference, &asked);
 	char what[API_WHAT_MAX];
-	errint_t r = manifest_call(a, "HEAD", repo, reference, &reply, c, e);
+	errint_t r = manifest_call(a, "HEAD", repo, reference, true, &reply, c, e);
 
 	api_what(repo, reference, what);
 	if (r < 0)
 		return r;
 	if (reply.status == 200 && reply.digest && api_reference_digest(reply.digest, &got)) {
-		if (by_digest && asked.alg == got.alg && !digest_eq(&asked, &got))
+		bool wrong = by_digest && asked.alg == got.alg && !digest_eq(&asked, &got);
+
+		if (wrong && reply.from_mirror)
+			return resolve_by_get(a, repo, reference, ret, c, e);
+		if (wrong)
 			return err_set(e, EIO, ERR_INTEGRITY,
 				       "%s answered %s with the digest %.150s",
 				       rg_host_name(a->host), what, reply.digest);

@@ -6,7 +6,8 @@
  * have passed ref_is_repo; references are tags or digests that have passed their checks.  The calls
  * mean what their namesakes in registry.h say.
  *
- * It remembers one thing: repositories without a referrers API, for API_REFERRERS_MEMORY_NS.
+ * It remembers two things for API_MEMORY_NS: repositories without a referrers API, and blobs of
+ * which a mirror sent wrong bytes, which are then asked of the registry itself.
  */
 #pragma once
 
@@ -15,11 +16,14 @@
 #include "util/clock.h"
 
 #define API_PAGE 1000				/* n= of a listing; ECR refuses more */
-#define API_LIST_BODY_MAX (192u << 20)		/* bytes of one page, for servers without paging */
+/* For servers without paging: RG_TAGS_MAX tags of REF_TAG_MAX bytes, their quotes and commas, on
+ * one page.  Of JSON values the names, and some for what stands around them. */
+#define API_LIST_BODY_MAX (128u << 20)
+#define API_LIST_VALUES_MAX (RG_TAGS_MAX + 100000)
 #define API_RESUME_BYTES (UINT64_C(1) << 20)	/* progress that earns another continuation */
 #define API_RESUMES_MAX 64			/* continuations of one blob range */
-#define API_REFERRERS_MEMORY_NS (300 * NSEC_PER_SEC)
-#define API_REFERRERS_MEMORY_MAX 4096		/* repositories remembered */
+#define API_MEMORY_NS (300 * NSEC_PER_SEC)
+#define API_MEMORY_MAX 4096			/* of each sort */
 
 struct rg_api;
 

@@ -9,23 +9,33 @@
  * gate() stands between transport and sink.  Before the first byte of each answer it decides from
  * the reply's head what that byte's offset is: where we asked (206), or 0 (200, Range ignored), and
  * refuses answers about a blob of another size.  The sink sees each byte once and in order.
+ *
+ * Whole blobs from mirrors are hashed here: the cache would notice wrong bytes as well, but not
+ * that the registry itself may have better ones.  It is asked at once when no byte has been given
+ * out, else at the next read, since what a mirror has spoilt is remembered.
  */
 #include "registry/api_priv.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "util/stats.h"
+
 #define _cleanup_reply_ _cleanup_(rg_reply_done)
 
 struct blob_read {
 	struct rg_api *api;
 	const char *what;
+	const struct digest *digest;
 	uint64_t size;		/* of the whole blob */
-	uint64_t pos, end;	/* next byte the sink wants; where it ends */
+	uint64_t start, pos, end; /* where it began; next byte the sink wants; where it ends */
 	rg_sink_fn sink;
 	void *sink_ctx;
 	struct rg_reply *reply;	/* of the attempt under way */
 	bool begun;		/* gate() has judged this reply */
+	bool no_mirrors;
+	bool spoilt;		/* this reply is a mirror's, and wrong */
+	struct digest_ctx *hash; /* of all that was given out, when a mirror began it */
 	bool no_range; /* the server's ranged answers are unusable: ask for the whole blob */
 	bool fatal;		/* the error is ours or the sink's: no continuation */
 	bool cut;		/* we aborted a transfer that had given all we wanted */
@@ -38,6 +48,10 @@ struct blob_read {
 static errint_t fatal_integrity(struct blob_read *b, struct err *e, const char *problem)
 {
 	b->fatal = true;
+	b->spoilt = b->reply->from_mirror;
+	if (b->spoilt)
+		api_remember(b->api, &b->api->bad_blobs, b->digest, sizeof(*b->digest));
+	stat_inc(STAT_INTEGRITY_FAILURES);
 	return err_set(e, EIO, ERR_INTEGRITY, "%s sent %s for %s", rg_host_name(b->api->host),
 		       problem, b->what);
 }
@@ -73,6 +87,8 @@ static errint_t begin_part(struct blob_read *b, struct err *e)
 static errint_t begin(struct blob_read *b, struct err *e)
 {
 	b->begun = true;
+	if (b->reply->from_mirror && b->pos == 0 && b->end == b->size && !b->hash)
+		b->hash = digest_ctx_new((enum digest_alg)b->digest->alg);
 	return b->reply->status == 206 ? begin_part(b, e) : begin_full(b, e);
 }
 
@@ -84,6 +100,8 @@ static errint_t deliver(struct blob_read *b, const char *data, size_t len, struc
 		b->fatal = true;
 		return r;
 	}
+	if (b->hash)
+		digest_ctx_add(b->hash, data, len);
 	b->pos += len;
 	return 0;
 }
@@ -128,9 +146,9 @@ static errint_t attempt(struct blob_read *b, const char *repo, const struct dige
 		.method = "GET",
 		.repo = repo,
 		.path = path,
-		.lane = RG_LANE_BLOB,
+		.lane = b->size <= API_SMALL_BLOB ? RG_LANE_SMALL_BLOB : RG_LANE_BLOB,
 		.by_digest = true,
-		.mirrors = true,
+		.mirrors = !b->no_mirrors,
 		.ranged = ranged,
 		.off = ranged ? b->pos : 0,
 		.len = ranged ? b->end - b->pos : 0,
@@ -140,7 +158,7 @@ static errint_t attempt(struct blob_read *b, const char *repo, const struct dige
 
 	(void)snprintf(path, sizeof(path), "blobs/%s", digest_text(d, text));
 	b->reply = reply;
-	b->begun = b->cut = b->bad_range = false;
+	b->begun = b->cut = b->bad_range = b->spoilt = false;
 	b->stream = 0;
 	return rg_transport_call(b->api->host, &call, reply, c, e);
 }
@@ -149,6 +167,13 @@ static errint_t attempt(struct blob_read *b, const char *repo, const struct dige
  * answer was a shorter part than asked for, which may be continued. */
 static int judge_end(struct blob_read *b, struct err *e)
 {
+	struct digest have;
+
+	if (b->pos == b->end && b->hash) {
+		digest_ctx_end(b->hash, &have);
+		if (!digest_eq(&have, b->digest))
+			return fatal_integrity(b, e, "wrong bytes");
+	}
 	if (b->pos == b->end)
 		return 0;
 	if (b->reply->status == 206 && b->begun)
@@ -208,7 +233,12 @@ static int round_of(struct blob_read *b, const char *repo, const struct digest *
 	}
 	if (r == 0)
 		r = judge_status(b, e);
-	else if (!b->fatal && arrived && is_broken_connection(e))
+	if (b->spoilt && !b->no_mirrors && b->pos == b->start) {
+		b->fatal = false;
+		b->no_mirrors = true;
+		return 1;
+	}
+	if (r < 0 && !b->fatal && arrived && is_broken_connection(e))
 		r = 1;
 	if (r <= 0)
 		return r;
@@ -216,6 +246,9 @@ static int round_of(struct blob_read *b, const char *repo, const struct digest *
 		return 1;
 	if (cancel_fired(c))
 		return err_set(e, ECANCELED, ERR_CANCELLED, "cancelled");
+	if (e->cls == ERR_TIMEOUT)
+		return err_wrap(e, -e->eno, "%s at byte %" PRIu64 " of %" PRIu64, b->what, b->pos,
+				b->size);
 	return err_set(e, EIO, ERR_NET,
 		       "%s broke off %s at byte %" PRIu64 " of %" PRIu64 " after %u continuations",
 		       rg_host_name(b->api->host), b->what, b->pos, b->size, b->resumes - 1);
@@ -237,7 +270,8 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 	char what[API_WHAT_MAX], text[DIGEST_TEXT_MAX];
 	struct blob_read b = {
 		.api = a, .what = what, .size = size, .pos = off, .end = len ? off + len : size,
-		.sink = sink, .sink_ctx = ctx, .pos_at_resume = off,
+		.sink = sink, .sink_ctx = ctx, .pos_at_resume = off, .start = off, .digest = d,
+		.no_mirrors = api_remembers(a, a->bad_blobs, d, sizeof(*d)),
 	};
 	struct err mine;
 	int r = check_range(size, off, len, e);
@@ -249,6 +283,7 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 		mine = (struct err){ 0 };
 		r = round_of(&b, repo, d, c, &mine);
 	} while (r > 0);
+	(void)digest_ctx_free(b.hash);
 	if (r < 0 && e)
 		*e = mine;
 	return r;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "registry/names.h"
+#include "registry/url.h"
 #include "util/json.h"
 
 #define _cleanup_reply_ _cleanup_(rg_reply_done)
@@ -47,23 +48,13 @@ static errint_t no_memory(struct err *e)
 	return err_set(e, ENOMEM, ERR_LOCAL, "out of memory while listing names");
 }
 
-static bool is_unreserved(char c)
-{
-	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-	       c == '-' || c == '.' || c == '_' || c == '~';
-}
-
 static errint_t set_query(struct pager *p, const char *last, struct err *e)
 {
 	buf_clear(&p->query);
 	(void)buf_addf(&p->query, "n=%d", API_PAGE);
-	if (last)
+	if (last) {
 		(void)buf_adds(&p->query, "&last=");
-	for (; last && *last; last++) {
-		if (is_unreserved(*last))
-			(void)buf_addc(&p->query, *last);
-		else
-			(void)buf_addf(&p->query, "%%%02X", (unsigned char)*last);
+		(void)url_escape(&p->query, last, "");
 	}
 	if (buf_check(&p->query) == -EFBIG)
 		return err_set(e, EIO, ERR_INPUT,
@@ -165,11 +156,14 @@ static errint_t take_page(struct pager *p, struct rg_reply *reply, struct err *e
 	const char *last;
 	errint_t r;
 
-	r = json_parse(buf_str(&reply->body), reply->body.len, &doc, e);
+	r = json_parse_max(buf_str(&reply->body), reply->body.len, API_LIST_VALUES_MAX, &doc, e);
+	if (r == -ENOMEM || r == -EFBIG)
+		return err_wrap(e, r, "%s", p->what);
+	buf_done(&reply->body); /* the document has copies of its strings */
 	if (r == 0)
 		r = find_list(p, doc, &list, e);
 	if (r < 0)
-		return r == -ENOMEM ? r : api_bad_answer(p->api, p->what, e);
+		return api_bad_answer(p->api, p->what, e);
 	r = add_page(p, list, &last, e);
 	if (r < 0)
 		return r;

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#define API_SMALL_BLOB (64u << 10) /* has a lane of its own */
+
 #include <pthread.h>
 
 #include "registry/api.h"
@@ -15,12 +17,18 @@ struct rg_api {
 	const struct rg_opts *opts;
 	pthread_mutex_t lock;
 	struct hmap *no_referrers;	/* repository -> uint64_t *, until when it is believed */
+	struct hmap *bad_blobs;		/* struct digest -> the same: keep off the mirrors */
 };
 
 #define API_WHAT_MAX 512
 #define API_ACCEPT_MANIFESTS                                                                       \
 	OCI_TYPE_INDEX ", " OCI_TYPE_MANIFEST ", " OCI_TYPE_DOCKER_LIST                            \
 		       ", " OCI_TYPE_DOCKER_MANIFEST
+
+/* Is key in that set of a's?  (api_memory.c) */
+bool api_remembers(struct rg_api *a, const struct hmap *m, const void *key, size_t len);
+/* m: &a->no_referrers or its like. */
+void api_remember(struct rg_api *a, struct hmap **m, const void *key, size_t len);
 
 /* An answer that is not what the protocol says: turns r of a parser into -EIO, keeps the words. */
 errint_t api_bad_answer(struct rg_api *a, const char *what, struct err *e);

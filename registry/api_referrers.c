@@ -2,8 +2,9 @@
  * api_referrers.c - who refers to a digest (distribution-spec: listing referrers)
  *
  * The API when the registry has it, else the index under the tag sha256-<hex>.  One page is passed
- * on as it is; several are put together into one index.  An answer with status 200 that is not an
- * index (some registries send web pages) counts as "no API".
+ * on as it is; several are put together into one index.  "No API" is what a registry says (JSON,
+ * Go's plain "404 page not found", nothing at all, or status 200 with JSON that is not an index).  A
+ * web page comes from something in between and is an error: the list under the tag would be short.
  */
 #include "registry/api_priv.h"
 
@@ -11,7 +12,6 @@
 #include <string.h>
 
 #include "registry/oci_write.h"
-#include "util/clock.h"
 
 #define REFERRER_PAGES_MAX 1000
 
@@ -20,38 +20,6 @@
 static errint_t no_memory(struct err *e)
 {
 	return err_set(e, ENOMEM, ERR_LOCAL, "out of memory while listing referrers");
-}
-
-/* --- memory of absent APIs --- */
-
-static bool api_is_absent(struct rg_api *a, const char *repo)
-{
-	const uint64_t *until;
-	LOCK_SCOPE(&a->lock);
-
-	until = hmap_gets(a->no_referrers, repo);
-	return until && *until > clock_mono_ns();
-}
-
-/* Failure to remember costs one request later. */
-static void remember_absent(struct rg_api *a, const char *repo)
-{
-	_cleanup_free_ uint64_t *until = malloc(sizeof(*until));
-	struct hmap *fresh;
-	LOCK_SCOPE(&a->lock);
-
-	if (!until)
-		return;
-	if (hmap_count(a->no_referrers) >= API_REFERRERS_MEMORY_MAX) {
-		fresh = hmap_new(free);
-		if (!fresh)
-			return;
-		(void)hmap_free(a->no_referrers);
-		a->no_referrers = fresh;
-	}
-	*until = clock_mono_ns() + API_REFERRERS_MEMORY_NS;
-	if (hmap_puts(a->no_referrers, repo, until) == 0)
-		(void)steal_ptr(&until);
 }
 
 /* --- composing --- */
@@ -122,12 +90,31 @@ static errint_t take_page(struct rg_api *a, struct collector *k, struct rg_reply
 
 /* --- the API --- */
 
+static bool is_web_page(const struct rg_reply *reply)
+{
+	const char *text = buf_str(&reply->body);
+
+	return text[strspn(text, " \t\r\n")] == '<' ||
+	       (reply->content_type && strcmp(reply->content_type, "text/html") == 0);
+}
+
+/* A 404 of the registry's router. */
+static bool is_router_404(const struct rg_reply *reply)
+{
+	const char *text = buf_str(&reply->body);
+
+	return *text == '{' || strncmp(text, "404 page not found", 18) == 0;
+}
+
 /* Does this first answer mean that there is no such API?  *ret_remember: for a while. */
 static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *ret_remember)
 {
 	struct err words = { 0 };
 
 	*ret_remember = true;
+	if (reply->status == 200 || reply->status == 404 || reply->status == 400)
+		if (is_web_page(reply))
+			return false;
 	if (reply->status == 200)
 		return !reply->content_type || strcmp(reply->content_type, OCI_TYPE_INDEX) != 0;
 	if (reply->status == 405 || reply->status == 501)
@@ -135,9 +122,10 @@ static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *r
 	if (reply->status != 404 && reply->status != 400)
 		return false;
 	(void)rg_errmap(reply, rg_host_name(a->host), "referrers", &words);
-	*ret_remember = reply->status == 404 && strcmp(words.code, "NAME_UNKNOWN") != 0 &&
+	*ret_remember = reply->status == 404 && is_router_404(reply) &&
+			strcmp(words.code, "NAME_UNKNOWN") != 0 &&
 			strcmp(words.code, "MANIFEST_UNKNOWN") != 0;
-	return true;
+	return is_router_404(reply) || reply->body.len == 0;
 }
 
 /* 1: no API (ask the tag), 0: more pages may follow (reply->link_next), negative: failed. */
@@ -156,7 +144,7 @@ static int get_page(struct rg_api *a, const char *repo, const char *path, char *
 		return r;
 	if (k->pages == 0 && means_absent(a, &reply, &remember)) {
 		if (remember)
-			remember_absent(a, repo);
+			api_remember(a, &a->no_referrers, repo, strlen(repo));
 		return 1;
 	}
 	if (reply.status != 200)
@@ -240,7 +228,7 @@ errint_t rg_api_list_referrers(struct rg_api *a, const char *repo, const struct 
 
 	digest_text(d, digest);
 	(void)snprintf(what, sizeof(what), "the referrers of %s in %s", digest, repo);
-	if (!api_is_absent(a, repo))
+	if (!api_remembers(a, a->no_referrers, repo, strlen(repo)))
 		r = by_api(a, repo, digest, what, ret_index, c, e);
 	return r > 0 ? by_tag(a, repo, d, what, ret_index, c, e) : r;
 }

@@ -225,10 +225,8 @@ static void evict(struct auth *a, bool any)
 
 	while ((s = hmap_next(a->slots, &it, &key, &len)))
 		if (s->users == 0 && (any || s->token.expires_ns < now)) {
-			_cleanup_free_ char *copy = strndup(key, len);
-
-			if (copy)
-				slot_free(hmap_take(a->slots, copy, len));
+			/* key is the map's own, which hmap_take reads before it frees it */
+			slot_free(hmap_take(a->slots, key, len));
 			it = 0;
 			if (any)
 				return;
@@ -359,18 +357,22 @@ struct turn {
 	bool fetch;		/* it is ours to fetch */
 	char *scopes;		/* for that */
 	unsigned failures;
+	uint64_t gen;
 };
 
-/* Looks at the slot: a token newer than t->token_gen, a fetch to wait for, or our turn. */
-static errint_t look(struct auth *a, struct slot *s, struct auth_try *t, bool fetched,
+/* Looks at the slot: a token newer than t->token_gen, a fetch to wait for, or our turn.  A token
+ * that was made while we looked (newer than `seen`) is used once even when it has expired: some
+ * live no longer than a request. */
+static errint_t look(struct auth *a, struct slot *s, struct auth_try *t, uint64_t seen,
 		     struct turn *ret, struct err *e)
 {
 	char *header = NULL;
 
 	LOCK_SCOPE(&a->lock);
 	ret->failures = s->failures;
+	ret->gen = s->gen;
 	if (s->gen > t->token_gen && s->token.value &&
-	    (fetched || s->token.expires_ns > clock_mono_ns())) {
+	    (s->gen > seen || s->token.expires_ns > clock_mono_ns())) {
 		if (asprintf(&header, "Authorization: Bearer %s", s->token.value) < 0)
 			return no_memory(e);
 		cred_wipe(t->header);
@@ -404,23 +406,23 @@ static errint_t others_failure(struct auth *a, struct slot *s, unsigned seen, st
 static errint_t get_token(struct auth *a, const struct auth_ask *ask, const struct learnt *l,
 			  struct slot *s, struct auth_try *t, struct cancel *c, struct err *e)
 {
-	bool fetched = false;
+	uint64_t seen = UINT64_MAX;
 
 	for (;;) {
 		_cleanup_free_ char *scopes = NULL;
 		struct turn turn = { 0 };
-		errint_t r = look(a, s, t, fetched, &turn, e);
+		errint_t r = look(a, s, t, seen, &turn, e);
 
 		if (r < 0 || turn.have)
 			return r;
 		scopes = turn.scopes;
+		seen = turn.gen;
 		if (turn.fetch) {
 			r = fetch_for_slot(a, ask, l, s, scopes, c, e);
-			t->fresh_token = fetched = true;
+			t->fresh_token = true;
 		} else {
 			wait_for_fetch(a, s, c);
 			r = others_failure(a, s, turn.failures, c, e);
-			fetched = true;
 		}
 		if (r < 0)
 			return r;
@@ -434,27 +436,15 @@ static int use_basic(struct auth *a, const struct auth_ask *ask, struct auth_try
 		     struct cancel *c, struct err *e)
 {
 	_cleanup_cred_ struct cred cr = { 0 };
-	_cleanup_free_ char *b64 = NULL;
-	char *pair = NULL, *header = NULL;
-	int n;
+	_cleanup_buf_ struct buf header = BUF_INIT(AUTH_HEADER_MAX);
 	errint_t r = creds_get(a->creds, ask->host, ask->repo, &cr, c, e);
 
 	if (r < 0 || cr.kind != CRED_BASIC)
 		return r;
-	n = asprintf(&pair, "%s:%s", cr.user, cr.secret);
-	if (n < 0)
-		return no_memory(e);
-	b64 = malloc(((size_t)n + 2) / 3 * 4 + 1);
-	if (b64)
-		(void)base64_encode(pair, (size_t)n, b64);
-	cred_wipe(pair);
-	n = b64 ? asprintf(&header, "Authorization: Basic %s", b64) : -1;
-	if (b64)
-		explicit_bzero(b64, strlen(b64));
-	if (n < 0)
+	if (auth_basic_header(&cr, &header) < 0)
 		return no_memory(e);
 	cred_wipe(t->header);
-	t->header = header;
+	t->header = buf_take(&header, NULL);
 	t->sent_basic = true;
 	return 1;
 }
@@ -541,6 +531,22 @@ static int answer_bearer(struct auth *a, const struct auth_ask *ask, const struc
 	return r < 0 ? r : 1;
 }
 
+/* There is nothing else to try. */
+static errint_t basic_refused(struct auth *a, const struct auth_ask *ask, struct cancel *c, struct err *e)
+{
+	_cleanup_cred_ struct cred cr = { 0 };
+	errint_t r = creds_get(a->creds, ask->host, ask->repo, &cr, c, e);
+
+	if (r < 0)
+		return r;
+	r = err_set(e, EACCES, ERR_AUTH, "%s refused the credentials of user %s from %s (HTTP 401)%s%s; log in again",
+		    ask->host, cr.user ? cr.user : "", cr.origin, ask->repo ? " for " : "",
+		    ask->repo ? ask->repo : "");
+	if (e)
+		e->http = 401;
+	return r;
+}
+
 static int answer_basic(struct auth *a, const struct auth_ask *ask, struct auth_try *t,
 			struct cancel *c, struct err *e)
 {
@@ -556,8 +562,10 @@ static int answer_basic(struct auth *a, const struct auth_ask *ask, struct auth_
 	same = before && t->header && strcmp(before, t->header) == 0;
 	if (before)
 		explicit_bzero(before, strlen(before));
-	if (r <= 0 || same)
-		return r < 0 ? r : 0;
+	if (r > 0 && same)
+		return basic_refused(a, ask, c, e);
+	if (r <= 0)
+		return r;
 	return memorise(a, ask->url, &l) < 0 ? no_memory(e) : 1;
 }
 

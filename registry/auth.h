@@ -15,6 +15,7 @@
 
 #define AUTH_TOKEN_BODY_MAX (256u << 10)
 #define AUTH_TOKEN_MAX (64u << 10)	/* of one token: it has to fit into a header */
+#define AUTH_HEADER_MAX (4 * AUTH_TOKEN_MAX)
 #define AUTH_SCOPES_MAX 4096		/* bytes of a scope set */
 #define AUTH_TOKENS_MAX 4096		/* kept at once */
 #define AUTH_ROUNDS_MAX 3		/* 401s answered in one exchange */
@@ -69,5 +70,7 @@ struct token {
 	uint64_t expires_ns;	/* monotonic; renewal ahead is taken off */
 };
 
+/* "Authorization: Basic ..", of user and secret; out is secret, and is not moved while it grows. */
+errint_t auth_basic_header(const struct cred *cr, struct buf *out) _must_check_;
 errint_t token_fetch(const struct token_query *q, struct token *ret, struct cancel *c,
 		     struct err *e) _must_check_;

@@ -40,7 +40,7 @@ static void add_field(struct buf *b, const char *name, const char *value)
 
 /* ---- asking ---- */
 
-static errint_t basic_header(const struct cred *cr, struct buf *out)
+errint_t auth_basic_header(const struct cred *cr, struct buf *out)
 {
 	_cleanup_secret_ struct buf pair = BUF_INIT(AUTH_TOKEN_MAX);
 	_cleanup_secret_ struct buf b64 = BUF_INIT(2 * AUTH_TOKEN_MAX);
@@ -134,14 +134,14 @@ static errint_t ask_get(const struct token_query *q, struct http_res *res, struc
 			struct err *e)
 {
 	_cleanup_buf_ struct buf url = BUF_INIT(2 * URL_MAX);
-	_cleanup_secret_ struct buf basic = BUF_INIT(4 * AUTH_TOKEN_MAX);
+	_cleanup_secret_ struct buf basic = BUF_INIT(AUTH_HEADER_MAX);
 	const char *headers[] = { NULL };
 	struct http_req req = { .method = "GET", .headers = headers };
 
 	if (get_url(q, &url) < 0)
 		return no_memory(e);
 	if (q->cred->kind != CRED_NONE) {
-		if (basic_header(q->cred, &basic) < 0)
+		if (auth_basic_header(q->cred, &basic) < 0)
 			return no_memory(e);
 		headers[0] = buf_str(&basic);
 		req.n_headers = 1;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "registry/ref.h"
 #include "util/cleanup.h"
 
 static bool is_tchar(char c)
@@ -29,16 +30,6 @@ static size_t token_len(const char *p)
 static const char *skip_ows(const char *p)
 {
 	return p + strspn(p, " \t");
-}
-
-static char *lower_dup(const char *s, size_t n)
-{
-	char *d = strndup(s, n);
-
-	for (char *p = d; p && *p; p++)
-		if (*p >= 'A' && *p <= 'Z')
-			*p = (char)(*p - 'A' + 'a');
-	return d;
 }
 
 /* The length of a token68 at p when that is all up to the next comma or the end, else 0. */
@@ -105,7 +96,7 @@ static errint_t add_param(struct challenge *c, const char *name, size_t n, const
 	pa->value = **p == '"' ? quoted_dup(p, &r) : bare_dup(p, &r);
 	if (!pa->value)
 		return r;
-	pa->name = lower_dup(name, n);
+	pa->name = ref_lower_dup(name, n);
 	if (!pa->name) {
 		free(pa->value);
 		pa->value = NULL;
@@ -177,7 +168,7 @@ errint_t challenges_parse(struct challenges *cs, const char *value)
 		if (cs->n == CHALLENGES_MAX)
 			return -EFBIG;
 		c = &cs->v[cs->n];
-		c->scheme = lower_dup(p, n);
+		c->scheme = ref_lower_dup(p, n);
 		if (!c->scheme)
 			return -ENOMEM;
 		cs->n++;

@@ -2,8 +2,9 @@
  * creds.c - finding the credentials for a host
  *
  * Threads: lock guards the parsed files and the kept answers of helpers.  A helper runs without it;
- * helper_busy makes helpers run one after the other, so that a hundred requests that start together
- * ask once.  Nothing here is ever logged, and messages name files, users and programs only.
+ * `busy` lets one run for each host, so that a hundred requests that start together ask once and a
+ * helper that hangs holds up its own host only.  Nothing here is ever logged, and messages name
+ * files, users and programs only.
  */
 #include "registry/creds.h"
 
@@ -40,7 +41,7 @@ struct creds {
 	struct source sources[SOURCES_MAX];
 	size_t n;
 	struct hmap *kept;	/* "suffix\nhost" -> struct kept */
-	bool helper_busy;
+	struct hmap *busy;	/* the same keys: a helper is running */
 };
 
 void cred_done(struct cred *c)
@@ -139,13 +140,14 @@ errint_t creds_new(const struct rg_opts *opts, struct creds **ret, struct err *e
 		return no_memory(e);
 	pthread_mutex_init(&cs->lock, NULL);
 	cs->kept = hmap_new(kept_free);
+	cs->busy = hmap_new(NULL);
 	if (opts->authfile)
 		add_explicit(cs, opts->authfile);
 	else if (env && *env)
 		add_explicit(cs, env);
 	else
 		add_search(cs, opts);
-	if (!cs->kept) {
+	if (!cs->kept || !cs->busy) {
 		creds_free(cs);
 		return no_memory(e);
 	}
@@ -162,6 +164,7 @@ struct creds *creds_free(struct creds *cs)
 		cred_file_done(&cs->sources[i].file);
 	}
 	hmap_free(cs->kept);
+	hmap_free(cs->busy);
 	pthread_mutex_destroy(&cs->lock);
 	free(cs);
 	return NULL;
@@ -277,28 +280,41 @@ static void keep(struct creds *cs, const char *key, const struct cred *cred, con
 		kept_free(k);
 }
 
-/* 1 = *ret_r is the answer; 0 = it is our turn to run the helper. */
+/* Under lock: 1 = *ret_r is the answer, 0 = it is our turn to run the helper, -1 = not yet. */
+static int look_once(struct creds *cs, const char *key, struct cred *ret, errint_t *ret_r,
+		     struct err *e)
+{
+	struct kept *k = hmap_gets(cs->kept, key);
+
+	if (k && k->until_ns > clock_mono_ns()) {
+		*ret_r = kept_result(k, ret, e);
+		return 1;
+	}
+	if (hmap_gets(cs->busy, key) || hmap_count(cs->busy) >= CREDS_HELPERS_MAX)
+		return -1;
+	if (hmap_puts(cs->busy, key, cs) < 0) {
+		*ret_r = no_memory(e);
+		return 1;
+	}
+	k = hmap_takes(cs->kept, key);
+	if (k)
+		kept_free(k);
+	return 0;
+}
+
+/* As look_once, after waiting. */
 static int look_or_take_turn(struct creds *cs, const char *key, struct cred *ret, errint_t *ret_r,
 			     struct cancel *c, struct err *e)
 {
 	for (;;) {
-		struct kept *k;
+		int turn;
 
 		{
 			LOCK_SCOPE(&cs->lock);
-			k = hmap_gets(cs->kept, key);
-			if (k && k->until_ns > clock_mono_ns()) {
-				*ret_r = kept_result(k, ret, e);
-				return 1;
-			}
-			if (!cs->helper_busy) {
-				cs->helper_busy = true;
-				k = hmap_takes(cs->kept, key);
-				if (k)
-					kept_free(k);
-				return 0;
-			}
+			turn = look_once(cs, key, ret, ret_r, e);
 		}
+		if (turn >= 0)
+			return turn;
 		*ret_r = cancel_sleep_ns(c, TURN_NS, e);
 		if (*ret_r < 0)
 			return 1;
@@ -322,7 +338,7 @@ static errint_t ask_helper(struct creds *cs, const char *suffix, const char *hos
 	if (e && r < 0)
 		*e = why;
 	LOCK_SCOPE(&cs->lock);
-	cs->helper_busy = false;
+	(void)hmap_takes(cs->busy, key);
 	if (why.cls != ERR_CANCELLED)
 		keep(cs, key, ret, &why);
 	return r;
@@ -330,7 +346,7 @@ static errint_t ask_helper(struct creds *cs, const char *suffix, const char *hos
 
 void creds_refused(struct creds *cs, const char *host)
 {
-	const char *name = cred_is_hub(host) ? "docker.io" : host;
+	const char *name = ref_is_docker_hub(host) ? "docker.io" : host;
 	size_t it = 0, len, n = strlen(name);
 	const void *key;
 	struct kept *k;
@@ -382,7 +398,7 @@ static errint_t look_in(struct creds *cs, struct source *s, const char *host, co
 errint_t creds_get(struct creds *cs, const char *host, const char *repo, struct cred *ret,
 		   struct cancel *c, struct err *e)
 {
-	if (cred_is_hub(host))
+	if (ref_is_docker_hub(host))
 		host = "docker.io";
 	*ret = (struct cred){ 0 };
 	for (size_t i = 0; i < cs->n && ret->kind == CRED_NONE; i++) {

@@ -17,6 +17,7 @@
 
 #define CREDS_FILE_MAX (1u << 20)
 #define CREDS_ENTRIES_MAX 4096
+#define CREDS_HELPERS_MAX 8		/* running at once */
 #define CREDS_HELPER_OUTPUT_MAX (64u << 10)
 #define CREDS_HELPER_TIMEOUT_NS (30 * NSEC_PER_SEC)
 #define CREDS_HELPER_KEEP_NS (3600 * NSEC_PER_SEC)
@@ -78,6 +79,5 @@ const char *cred_file_helper(const struct cred_file *f, const char *host);
 /* Runs docker-credential-<suffix> get.  CRED_NONE: it knows nothing about the host. */
 errint_t cred_helper_run(const char *suffix, const char *host, struct cred *ret, struct cancel *c,
 			 struct err *e) _must_check_;
-bool cred_is_hub(const char *host);
 /* free for secrets */
 void cred_wipe(char *s);

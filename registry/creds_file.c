@@ -40,12 +40,6 @@ void cred_file_done(struct cred_file *f)
 	*f = (struct cred_file){ 0 };
 }
 
-bool cred_is_hub(const char *host)
-{
-	return strcmp(host, "docker.io") == 0 || strcmp(host, "index.docker.io") == 0 ||
-	       strcmp(host, "registry-1.docker.io") == 0;
-}
-
 /* Docker writes URLs, Podman writes host/path. */
 static char *clean_key(const char *key)
 {
@@ -68,7 +62,7 @@ static char *clean_key(const char *key)
 	for (size_t i = 0; s && i < host; i++)
 		if (s[i] >= 'A' && s[i] <= 'Z')
 			s[i] = (char)(s[i] - 'A' + 'a');
-	if (s && cred_is_hub(s)) {
+	if (s && ref_is_docker_hub(s)) {
 		free(s);
 		s = strdup("docker.io");
 	}

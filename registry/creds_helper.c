@@ -30,13 +30,45 @@ static bool suffix_ok(const char *s)
 	return n > 0 && n <= SUFFIX_MAX && s[n] == '\0' && s[0] != '.' && s[0] != '-';
 }
 
+/* Off the standard descriptors, which a daemon may have closed: the child's dup2s would overwrite
+ * one end with the other. */
+static int raise_fd(int fd)
+{
+	int high, eno;
+
+	if (fd > 2)
+		return fd;
+	high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	eno = errno;
+	(void)close(fd);
+	errno = eno;
+	return high;
+}
+
+/* -1 with errno. */
+static int high_pipe(int fds[static 2])
+{
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -1;
+	fds[0] = raise_fd(fds[0]);
+	fds[1] = raise_fd(fds[1]);
+	if (fds[0] >= 0 && fds[1] >= 0)
+		return 0;
+	if (fds[0] >= 0)
+		(void)close(fds[0]);
+	if (fds[1] >= 0)
+		(void)close(fds[1]);
+	errno = EMFILE;
+	return -1;
+}
+
 /* A pipe end with the whole input in it. */
 static int input_fd(const char *text)
 {
 	size_t n = strlen(text);
 	int fds[2];
 
-	if (n > 1024 || pipe2(fds, O_CLOEXEC) < 0)
+	if (n > 1024 || high_pipe(fds) < 0)
 		return -1;
 	if (write(fds[1], text, n) != (ssize_t)n) {
 		(void)close(fds[0]);
@@ -161,7 +193,7 @@ static errint_t run(const char *prog, const char *host, struct buf *out, int *re
 	pid_t pid;
 	errint_t r;
 
-	if (in < 0 || pipe2(fds, O_CLOEXEC) < 0)
+	if (in < 0 || high_pipe(fds) < 0)
 		return err_errno(e, errno, "a pipe for %s", prog);
 	rfd = fds[0];
 	wfd = fds[1];
@@ -192,7 +224,7 @@ errint_t cred_helper_run(const char *suffix, const char *host, struct cred *ret,
 			 struct err *e)
 {
 	_cleanup_buf_ struct buf out = BUF_INIT(CREDS_HELPER_OUTPUT_MAX);
-	const char *server = cred_is_hub(host) ? "https://index.docker.io/v1/" : host;
+	const char *server = ref_is_docker_hub(host) ? "https://index.docker.io/v1/" : host;
 	char prog[SUFFIX_MAX + 32];
 	int status = -1;
 	errint_t r;

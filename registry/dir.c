@@ -6,6 +6,7 @@
  * other bytes) is an integrity error, never "does not exist".
  */
 #include "registry/dir_priv.h"
+#include "registry/oci_write.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -347,18 +348,40 @@ errint_t rg_dir_list_referrers(struct rg_dir *d, const char *repo, const struct 
 	return r < 0 ? r : dir_find_referrers(d, root, repo, &x, dg, ret_index, c, e);
 }
 
-errint_t rg_dir_index(struct rg_dir *d, const char *repo, struct buf *ret_index, struct err *e)
+/* Entry i as a descriptor of the composed index; entries that are none are left out. */
+static bool add_untagged(const struct dir_index *x, size_t i, struct buf *b, bool first)
+{
+	char tag[REF_TAG_MAX + 1];
+	struct dir_entry en;
+	struct oci_descriptor d = { 0 };
+
+	if (dir_index_tag(x, i, tag) || dir_index_entry(x, i, &en, NULL) < 0)
+		return false;
+	d.digest = en.digest;
+	d.size = en.size;
+	d.media_type = (char *)(en.media_type ? en.media_type : "");
+	index_add(b, &d, first);
+	return true;
+}
+
+errint_t rg_dir_list_untagged(struct rg_dir *d, const char *repo, struct buf *ret_index, struct err *e)
 {
 	_cleanup_(dir_index_done) struct dir_index x = { 0 };
 	_cleanup_close_ int root = -1;
+	bool first = true;
 	errint_t r = load(d, repo, &root, &x, e);
 
 	if (r < 0)
 		return r;
 	buf_done(ret_index);
-	*ret_index = x.bytes;
-	x.bytes = (struct buf)BUF_INIT(DIR_INDEX_MAX);
-	return 0;
+	buf_init(ret_index, DIR_INDEX_MAX);
+	index_begin(ret_index);
+	for (size_t i = 0; i < x.n; i++)
+		if (add_untagged(&x, i, ret_index, first))
+			first = false;
+	index_end(ret_index);
+	r = buf_check(ret_index);
+	return r < 0 ? err_errno(e, -r, "%s: listing images without a tag", d->path) : 0;
 }
 
 bool rg_dir_is_layout(struct rg_dir *d)

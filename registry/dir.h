@@ -31,4 +31,4 @@ errint_t rg_dir_get_blob(struct rg_dir *d, const char *repo, const struct digest
 			 struct err *e) _must_check_;
 errint_t rg_dir_list_referrers(struct rg_dir *d, const char *repo, const struct digest *dg,
 			       struct buf *ret_index, struct cancel *c, struct err *e) _must_check_;
-errint_t rg_dir_index(struct rg_dir *d, const char *repo, struct buf *ret_index, struct err *e) _must_check_;
+errint_t rg_dir_list_untagged(struct rg_dir *d, const char *repo, struct buf *ret_index, struct err *e) _must_check_;

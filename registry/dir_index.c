@@ -96,7 +96,9 @@ static errint_t load_index(struct rg_dir *d, int root, const char *repo, struct 
 		return missing_part(d, root, repo, "index.json", "oci-layout", e);
 	if (r < 0)
 		return r;
-	r = json_parse(buf_str(&x->bytes), x->bytes.len, &x->doc, e);
+	r = json_parse_max(buf_str(&x->bytes), x->bytes.len, DIR_VALUES_MAX, &x->doc, e);
+	if (r == -EFBIG)
+		return err_wrap(e, r, "%s/%s", d->path, path);
 	if (r == -EINVAL) {
 		(void)err_wrap(e, r, "%s/%s", d->path, path);
 		if (e)

@@ -17,6 +17,7 @@
 #define DIR_PATH_MAX	   1024 /* bytes of a path below the root; a repository and a blob */
 #define DIR_INDEX_MAX (64u << 20)	/* bytes of an index.json */
 #define DIR_ENTRIES_MAX 1000000		/* entries of an index.json */
+#define DIR_VALUES_MAX 4000000		/* JSON values of it; an entry with a tag has seven */
 #define DIR_LAYOUT_MAX 4096		/* bytes of an oci-layout file */
 #define DIR_DEPTH_MAX 32		/* nesting of directories in the search for repositories */
 #define DIR_WALK_MAX 200000		/* directories looked at in that search */

@@ -2,9 +2,9 @@
  * dir_refs.c - referrers in a layout, found by looking at every manifest
  *
  * Three kinds count: children of the fallback index (tag sha256-<hex>), entries of index.json whose
- * manifest has that subject, and such manifests inside indexes.  A manifest that is missing, too
- * large or unreadable refers to nothing.  The scan has a budget of manifests and bytes; running
- * out of it is an error, not a short answer.
+ * manifest has that subject, and such manifests inside indexes.  What is missing, too large or no
+ * manifest at all refers to nothing.  What cannot be read, or has other bytes than its digest says,
+ * is an error, and so is running out of the budget of manifests and bytes: never a short answer.
  */
 #include "registry/dir_priv.h"
 
@@ -92,6 +92,7 @@ static errint_t load_manifest(struct scan *s, const struct digest *dg, uint64_t 
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(OCI_MANIFEST_MAX);
 	char path[DIR_PATH_MAX];
+	struct err why = { 0 };
 	struct digest have;
 	errint_t r;
 
@@ -102,11 +103,19 @@ static errint_t load_manifest(struct scan *s, const struct digest *dg, uint64_t 
 		r = dir_blob_path(s->repo, dg, path, e);
 	if (r < 0)
 		return r;
-	if (dir_read_file(s->dir, s->root, path, OCI_MANIFEST_MAX, &b, NULL) < 0)
+	r = dir_read_file(s->dir, s->root, path, OCI_MANIFEST_MAX, &b, &why);
+	if (r == -ENOENT || r == -EFBIG)
 		return 0;
+	if (r < 0) {
+		if (e)
+			*e = why;
+		return r;
+	}
 	digest_of((enum digest_alg)dg->alg, buf_str(&b), b.len, &have);
 	if (b.len != size || !digest_eq(&have, dg))
-		return 0;
+		return err_set(e, EIO, ERR_INTEGRITY,
+			       "%s/%s is not what its digest and size say, so the list of "
+			       "referrers would be short", s->dir->path, path);
 	r = oci_manifest_parse(buf_str(&b), b.len, NULL, ret, NULL);
 	return r == -ENOMEM ? no_memory(e) : 0;
 }

@@ -81,12 +81,12 @@ struct row {
 static const struct row rows[] = {
 	{401, NULL, {EACCES, ERR_AUTH, "log in with \"podman login\" or \"docker login\""}},
 	{403, NULL, {EACCES, ERR_AUTH, "these credentials may not do that"}},
-	{429, NULL, {EIO, ERR_RATE, "too many requests; try again later"}},
+	{429, NULL, {EIO, ERR_RATE, "too many requests"}},
 	{405, NULL, {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
 	{501, NULL, {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
 	{0, "UNAUTHORIZED", {EACCES, ERR_AUTH, "log in with \"podman login\" or \"docker login\""}},
 	{0, "DENIED", {EACCES, ERR_AUTH, "these credentials may not do that"}},
-	{0, "TOOMANYREQUESTS", {EIO, ERR_RATE, "too many requests; try again later"}},
+	{0, "TOOMANYREQUESTS", {EIO, ERR_RATE, "too many requests"}},
 	{0, "UNSUPPORTED", {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
 	{0, "NAME_INVALID", {EINVAL, ERR_INPUT, NULL}},
 	{0, "TAG_INVALID", {EINVAL, ERR_INPUT, NULL}},
@@ -119,6 +119,24 @@ static struct verdict judge(int status, const struct words *w)
 	return (struct verdict){ EIO, ERR_INPUT, NULL };
 }
 
+static void add_words(struct err *e, const char *words)
+{
+	size_t n = e ? strlen(e->msg) : 0;
+
+	if (e)
+		(void)snprintf(e->msg + n, sizeof(e->msg) - n, "%s", words);
+}
+
+/* When the registry wants to be asked again. */
+static void add_time(struct err *e, int64_t s)
+{
+	char words[64];
+
+	(void)snprintf(words, sizeof(words), "; try again in %lld %s",
+		       (long long)(s < 3600 ? s : s / 3600), s < 3600 ? "s" : "h");
+	add_words(e, words);
+}
+
 errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *what, struct err *e)
 {
 	struct words w;
@@ -134,6 +152,10 @@ errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *w
 	else
 		r = err_set(e, v.eno, v.cls, "%s: %s answered HTTP %d%s%s", what, host,
 			    reply->status, v.hint ? "; " : "", v.hint ? v.hint : "");
+	if (reply->retry_after_s > 0)
+		add_time(e, reply->retry_after_s);
+	else if (v.cls == ERR_RATE)
+		add_words(e, "; try again later");
 	if (e) {
 		e->http = reply->status;
 		(void)snprintf(e->code, sizeof(e->code), "%s", w.code);

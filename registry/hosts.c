@@ -6,7 +6,10 @@
  * endpoint's own host, so a mirror never sees the registry's.
  *
  * Threads: regconf and dirs are immutable; the maps are guarded by lock and
- * their values are never changed or freed before the end, so pointers into them stay valid.
+ * their values are never changed or freed before the end, so pointers into them stay valid.  Hence
+ * the ceiling CONFS_MAX: beyond it hosts without files of their own share one empty value and are
+ * looked for on disk each time, hosts that have some are refused, and hosts that only answers name
+ * get the system's defaults.
  */
 #include "registry/hosts_priv.h"
 
@@ -16,7 +19,7 @@
 
 #define HUB_HOST "docker.io"
 #define HUB_WIRE "registry-1.docker.io"
-#define CONFS_MAX 1024	/* hosts that answers may name; beyond it they get the system's defaults */
+#define CONFS_MAX 1024	/* hosts whose files are remembered */
 
 struct hosts {
 	struct regconf regconf;
@@ -103,6 +106,22 @@ struct hosts *hosts_free(struct hosts *h)
 	return NULL;
 }
 
+/* Takes hc, for which there is no room. */
+static errint_t share_empty(struct host_conf *hc, const char *host, const struct host_conf **ret,
+			    struct err *e)
+{
+	static const struct host_conf none;
+	bool empty = !hc->tls.ca_pem && !hc->tls.cert && hc->n_targets == 0 && !hc->server.url.host;
+
+	host_conf_free(hc);
+	*ret = &none;
+	if (empty)
+		return 0;
+	return err_set(e, EFBIG, ERR_LIMIT,
+		       "more than %d registries are in use, and %s has settings of its own; mount "
+		       "it in a process of its own", CONFS_MAX, host);
+}
+
 static errint_t conf_of(struct hosts *h, const char *host, const struct host_conf **ret,
 			struct err *e)
 {
@@ -115,6 +134,8 @@ static errint_t conf_of(struct hosts *h, const char *host, const struct host_con
 		r = host_conf_load(&h->dirs, host, &hc, e);
 		if (r < 0)
 			return r;
+		if (hmap_count(h->confs) >= CONFS_MAX)
+			return share_empty(hc, host, ret, e);
 		r = hmap_puts(h->confs, host, hc);
 		if (r < 0) {
 			host_conf_free(hc);

@@ -105,6 +105,8 @@ static void lane_drop_if_idle(struct http *h, struct lane *l)
 
 static enum xfer_end end_of(const struct xfer *x, CURLcode code)
 {
+	if (x->refused && (code == CURLE_COULDNT_CONNECT || code == CURLE_ABORTED_BY_CALLBACK))
+		return XFER_REFUSED;
 	switch ((int)code) {
 	case CURLE_OK:
 		return XFER_OK;
@@ -113,7 +115,7 @@ static enum xfer_end end_of(const struct xfer *x, CURLcode code)
 	case CURLE_COULDNT_RESOLVE_PROXY:
 		return XFER_PROXY_DNS;
 	case CURLE_COULDNT_CONNECT:
-		return x->refused ? XFER_REFUSED : XFER_CONNECT;
+		return XFER_CONNECT;
 	case CURLE_OPERATION_TIMEDOUT:
 		return XFER_CONNECT_TIMEOUT;
 	case CURLE_SSL_CONNECT_ERROR:
@@ -146,24 +148,24 @@ static void finish(struct xfer *x, enum xfer_end end)
 	xfer_unref(x);
 }
 
-static void activate(struct http *h, struct xfer *x)
+/* False: libcurl would not have it, and it has ended. */
+static bool activate(struct http *h, struct xfer *x)
 {
-	CURLMcode m = curl_multi_add_handle(h->multi, x->easy);
-
-	if (m != CURLM_OK) {
-		x->lane->active--;
-		lane_drop_if_idle(h, x->lane);
+	if (curl_multi_add_handle(h->multi, x->easy) != CURLM_OK) {
+		x->lane = NULL;
 		finish(x, XFER_MEMORY);
-		return;
+		return false;
 	}
 	x->active = true;
 	x->next = h->active;
 	h->active = x;
-	x->progress_ns = clock_mono_ns();
+	x->progress_ns = x->start_ns = clock_mono_ns();
 	stat_inc(STAT_HTTP_REQUESTS);
 	stat_inc(STAT_HTTP_ACTIVE);
+	return true;
 }
 
+/* The lane may be gone afterwards. */
 static void lane_run(struct http *h, struct lane *l)
 {
 	unsigned limit = l->kind == RG_LANE_BLOB ? h->host_transfers : HTTP_SMALL_PER_HOST;
@@ -174,10 +176,8 @@ static void lane_run(struct http *h, struct lane *l)
 		l->wait = x->next;
 		if (!l->wait)
 			l->wait_end = &l->wait;
-		l->active++;
-		activate(h, x);
-		if (l->active == 0)
-			return; /* could not be started, and the lane may be gone */
+		if (activate(h, x))
+			l->active++;
 	}
 	lane_drop_if_idle(h, l);
 }
@@ -276,6 +276,17 @@ static void read_results(struct http *h)
 	}
 }
 
+/* Enough to count as progress, and yet it would take for ever. */
+static bool is_trickle(const struct http *h, const struct xfer *x, uint64_t now)
+{
+	uint64_t grace = MAX_OF(HTTP_SMALL_GRACE_NS, 4 * h->conf.stall_ns), age;
+
+	if (x->lane_kind == RG_LANE_BLOB || now <= x->start_ns + grace)
+		return false;
+	age = (now - x->start_ns) / NSEC_PER_SEC;
+	return x->total / HTTP_SMALL_RATE < age;
+}
+
 static void check_stalls(struct http *h)
 {
 	uint64_t now = clock_mono_ns();
@@ -293,6 +304,8 @@ static void check_stalls(struct http *h)
 			x->progress_ns = now;
 		else if (now > x->progress_ns && now - x->progress_ns > x->stall_ns)
 			end_xfer(h, x, XFER_STALLED);
+		else if (is_trickle(h, x, now))
+			end_xfer(h, x, XFER_SLOW);
 	}
 }
 
@@ -319,20 +332,6 @@ static void *net_thread(void *arg)
 }
 
 /* ---- starting and stopping ---- */
-
-static bool proxy_configured(void)
-{
-	static const char *const names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy",
-					    "ALL_PROXY"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		const char *v = getenv(names[i]);
-
-		if (v && *v)
-			return true;
-	}
-	return false;
-}
 
 static errint_t spawn_thread(struct http *h)
 {
@@ -371,7 +370,6 @@ errint_t http_new(const struct rg_opts *opts, struct http **ret, struct err *e)
 		opts->connect_timeout_ns ? opts->connect_timeout_ns : 10 * NSEC_PER_SEC;
 	h->conf.stall_ns = opts->stall_timeout_ns ? opts->stall_timeout_ns : 30 * NSEC_PER_SEC;
 	h->conf.insecure = opts->tls_verify_off;
-	h->conf.has_proxy = proxy_configured();
 	h->conf.ca_file = getenv("SSL_CERT_FILE");
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
 		h->multi = curl_multi_init();

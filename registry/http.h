@@ -8,17 +8,22 @@
  *
  * Time: connecting is bounded by the connect timeout; after that the server must keep sending.  A
  * transfer that is paused because its caller is busy is not the server's fault and does not count.
- * There is no bound on the whole, since layers have any size.
+ * There is no bound on the whole of a blob, since layers have any size; a small request must have
+ * moved HTTP_SMALL_RATE bytes a second on average once HTTP_SMALL_GRACE_NS (or four stall timeouts)
+ * are over, so that nobody holds a caller by sending a little now and then.
  */
 #pragma once
 
 #include "registry/transport.h"
+#include "util/clock.h"
 
 #define HTTP_HEADERS_MAX (64u << 10)		/* bytes of all response headers */
 #define HTTP_HEADER_LINES_MAX 256
 #define HTTP_ERROR_BODY_MAX (64u << 10)		/* of a status >= 300; the rest is not read */
 #define HTTP_SMALL_PER_HOST 16			/* requests at once in the small lane */
 #define HTTP_BLOBS_PER_HOST 8			/* default for the blob lane */
+#define HTTP_SMALL_GRACE_NS (120 * NSEC_PER_SEC)
+#define HTTP_SMALL_RATE 8192			/* bytes a second: what a modem does */
 
 struct http;
 
@@ -52,8 +57,9 @@ struct http_req {
 	enum rg_lane lane;
 	const struct http_tls *tls;	/* NULL = system defaults */
 	uint64_t connect_timeout_ns;	/* 0: the engine's */
-	bool no_link_local;		/* refuse to connect to such addresses, whatever the name */
-	bool no_loopback;
+	/* refuse such addresses, whatever the name and whoever made the connection; not what a
+	 * proxy connects to, which only the proxy knows */
+	bool no_link_local, no_loopback;
 	size_t max_body;		/* ceiling of a buffered body: -EFBIG */
 	http_head_fn on_head;		/* or NULL */
 	rg_sink_fn sink;

@@ -99,6 +99,9 @@ static errint_t end_error(const struct xfer *x, const struct http_req *req, stru
 		return cancelled(req, e);
 	case XFER_STALLED:
 		return stall_error(x, req, e);
+	case XFER_SLOW:
+		return err_set(e, ETIMEDOUT, ERR_TIMEOUT, "%s sends its answer too slowly (less "
+			       "than %d bytes a second)", req->host, HTTP_SMALL_RATE);
 	case XFER_HEADERS:
 		return err_set(e, EFBIG, ERR_LIMIT,
 			       "%s sent more than %u bytes or %d lines of headers", req->host,
@@ -140,7 +143,7 @@ static errint_t error_outcome(struct xfer *x, const struct http_req *req, struct
 {
 	{
 		LOCK_SCOPE(&x->lock);
-		if (x->end == XFER_BROKEN || x->end == XFER_STALLED)
+		if (x->end == XFER_BROKEN || x->end == XFER_STALLED || x->end == XFER_SLOW)
 			return 0;
 	}
 	return outcome(x, req, e);

@@ -2,7 +2,7 @@
  * http_priv.h - one transfer, shared by the network thread and its caller
  *
  * http.c drives transfers, http_xfer.c sets them up and takes what libcurl delivers, http_call.c is
- * the caller's side.
+ * the caller's side, http_proxy.c knows which of them a proxy carries.
  *
  * A transfer is referenced by its caller, by the network thread while it is active or waits in a
  * lane, and by the inbox.  A caller that gives up posts ABORT and leaves at once; the ring lives
@@ -23,6 +23,7 @@ enum xfer_end {
 	XFER_OK = 0,
 	XFER_CANCELLED,
 	XFER_STALLED,		/* no progress for the stall timeout */
+	XFER_SLOW,		/* a small request that trickles */
 	XFER_HEADERS,		/* over the ceiling for headers */
 	XFER_DNS,
 	XFER_PROXY_DNS,
@@ -68,6 +69,8 @@ struct xfer {
 	struct lane *lane;
 	struct xfer *next;		/* in the list of active ones or in a lane's queue */
 	bool active, refused;
+	uint64_t start_ns;		/* when it became active */
+	uint64_t total;			/* bytes of head and body */
 	uint64_t progress_ns;		/* time of the last progress */
 	size_t progress_bytes;		/* since then */
 
@@ -81,7 +84,6 @@ struct xfer {
 struct http_conf {
 	uint64_t connect_ns, stall_ns;
 	bool insecure;			/* no certificate is checked */
-	bool has_proxy;
 	const char *ca_file;		/* $SSL_CERT_FILE or NULL */
 };
 
@@ -97,3 +99,5 @@ void xfer_unref(struct xfer *x);
 void xfer_progress(struct xfer *x, size_t n, bool phase);
 const struct http_conf *http_conf(const struct http *h);
 void xfer_post(struct http *h, struct xfer *x, unsigned action);
+/* The proxy for this URL by $https_proxy, $http_proxy, $all_proxy and $no_proxy; NULL = none. */
+const char *http_proxy_for(const char *url);

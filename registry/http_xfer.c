@@ -6,11 +6,11 @@
  */
 #include "registry/http_priv.h"
 
-#include <arpa/inet.h>
 #include <curl/curl.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "registry/ref.h"
 #include "util/clock.h"
 #include "util/stats.h"
 
@@ -27,6 +27,7 @@
 void xfer_progress(struct xfer *x, size_t n, bool phase)
 {
 	x->progress_bytes += n;
+	x->total += n;
 	if (!phase && x->progress_bytes < STALL_BYTES)
 		return;
 	x->progress_bytes = 0;
@@ -34,12 +35,6 @@ void xfer_progress(struct xfer *x, size_t n, bool phase)
 }
 
 /* ---- libcurl's callbacks, on the network thread ---- */
-
-static bool ip_is_loopback(const char *ip)
-{
-	return ip && (strncmp(ip, "127.", 4) == 0 || strcmp(ip, "::1") == 0 ||
-		      strncmp(ip, "::ffff:127.", 11) == 0);
-}
 
 static void headers_complete(struct xfer *x)
 {
@@ -53,7 +48,7 @@ static void headers_complete(struct xfer *x)
 		return;
 	LOCK_SCOPE(&x->lock);
 	x->status = (int)status;
-	x->peer_loopback = ip_is_loopback(ip);
+	x->peer_loopback = ip && ref_host_is_loopback(ip);
 	x->head_done = true;
 	pthread_cond_broadcast(&x->cond);
 }
@@ -126,44 +121,42 @@ static size_t on_body(char *p, size_t size, size_t nmemb, void *arg)
 	return len;
 }
 
-static bool v4_allowed(const struct xfer *x, uint32_t a)
+static bool allowed(const struct xfer *x, enum addr_class class)
 {
-	if (x->no_link_local && (a >> 16 == 0xa9fe || a == 0))
-		return false;
-	return !x->no_loopback || a >> 24 != 127;
-}
-
-static bool v6_allowed(const struct xfer *x, const struct in6_addr *a)
-{
-	uint32_t v4;
-
-	if (IN6_IS_ADDR_V4MAPPED(a)) {
-		memcpy(&v4, a->s6_addr + 12, sizeof(v4));
-		return v4_allowed(x, ntohl(v4));
-	}
-	if (x->no_link_local && (IN6_IS_ADDR_LINKLOCAL(a) || IN6_IS_ADDR_UNSPECIFIED(a)))
-		return false;
-	return !x->no_loopback || !IN6_IS_ADDR_LOOPBACK(a);
+	return !(x->no_link_local && class == ADDR_FORBIDDEN) &&
+	       !(x->no_loopback && class == ADDR_LOOPBACK);
 }
 
 /* The address behind the name, which is what a hostile DNS answer cannot disguise. */
 static curl_socket_t on_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *sa)
 {
 	struct xfer *x = arg;
-	bool ok = true;
 
 	if (purpose != CURLSOCKTYPE_IPCXN)
 		return CURL_SOCKET_BAD;
-	if (sa->family == AF_INET)
-		ok = v4_allowed(x,
-				ntohl(((struct sockaddr_in *)(void *)&sa->addr)->sin_addr.s_addr));
-	else if (sa->family == AF_INET6)
-		ok = v6_allowed(x, &((struct sockaddr_in6 *)(void *)&sa->addr)->sin6_addr);
-	if (!ok) {
+	if (!allowed(x, ref_addr_class(&sa->addr))) {
 		x->refused = true;
 		return CURL_SOCKET_BAD;
 	}
 	return socket(sa->family, sa->socktype | SOCK_CLOEXEC, sa->protocol);
+}
+
+/* Before the request goes out: a connection from the pool has made its socket for somebody else,
+ * with other guards. */
+static int on_connected(void *arg, char *ip, char *local_ip, int port, int local_port)
+{
+	struct xfer *x = arg;
+	enum addr_class class = ADDR_USUAL;
+
+	(void)local_ip;
+	(void)port;
+	(void)local_port;
+	if (!ip || !*ip || ref_host_is_link_local(ip))
+		class = ADDR_FORBIDDEN;
+	else if (ref_host_is_loopback(ip))
+		class = ADDR_LOOPBACK;
+	x->refused = !allowed(x, class);
+	return x->refused ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
 
 /* ---- making and freeing ---- */
@@ -231,6 +224,14 @@ static CURLcode set_method(CURL *c, const struct http_req *req)
 	return curl_easy_setopt(c, CURLOPT_COPYPOSTFIELDS, req->body ? req->body : "");
 }
 
+/* "" = none, whatever the environment says: libcurl must not decide otherwise than we did. */
+static CURLcode set_proxy(CURL *c, const char *proxy)
+{
+	CURLcode r = curl_easy_setopt(c, CURLOPT_NOPROXY, "");
+
+	return r != CURLE_OK ? r : curl_easy_setopt(c, CURLOPT_PROXY, proxy ? proxy : "");
+}
+
 static uint64_t connect_ns(const struct http_conf *conf, const struct http_req *req)
 {
 	return req->connect_timeout_ns ? req->connect_timeout_ns : conf->connect_ns;
@@ -263,25 +264,30 @@ static void set_fixed(const struct http_conf *conf, struct xfer *x, const struct
 	curl_easy_setopt(c, CURLOPT_WRITEDATA, x);
 	curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, on_socket);
 	curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, x);
+	curl_easy_setopt(c, CURLOPT_PREREQFUNCTION, on_connected);
+	curl_easy_setopt(c, CURLOPT_PREREQDATA, x);
 }
 
 static errint_t xfer_setup(const struct http_conf *conf, struct xfer *x, const struct http_req *req)
 {
+	const char *proxy = http_proxy_for(req->url);
+
 	x->lane_kind = req->lane;
-	x->stall_ns = MAX_OF(conf->stall_ns, connect_ns(conf, req) + NSEC_PER_SEC);
+	x->stall_ns = MAX_OF(conf->stall_ns, connect_ns(conf, req));
 	x->lane_key = strdup(req->host);
 	x->cap = req->lane == RG_LANE_BLOB ? RING_BLOB : RING_SMALL;
 	x->ring = malloc(x->cap);
 	x->easy = curl_easy_init();
 	/* behind a proxy the address that we connect to says nothing about the target */
-	x->has_proxy = conf->has_proxy;
-	x->no_link_local = req->no_link_local && !conf->has_proxy;
-	x->no_loopback = req->no_loopback && !conf->has_proxy;
+	x->has_proxy = proxy != NULL;
+	x->no_link_local = req->no_link_local && !proxy;
+	x->no_loopback = req->no_loopback && !proxy;
 	if (!x->lane_key || !x->ring || !x->easy || set_headers(x, req) < 0)
 		return -ENOMEM;
 	set_fixed(conf, x, req);
 	if (set_method(x->easy, req) != CURLE_OK ||
 	    curl_easy_setopt(x->easy, CURLOPT_URL, req->url) != CURLE_OK ||
+	    set_proxy(x->easy, proxy) != CURLE_OK ||
 	    set_tls(conf, x->easy, req->tls) != CURLE_OK)
 		return -ENOMEM;
 	return 0;

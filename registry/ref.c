@@ -39,10 +39,13 @@ static char to_lower(char c)
 	return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
 }
 
-static void lower_all(char *s)
+char *ref_lower_dup(const char *s, size_t len)
 {
-	for (; *s; s++)
-		*s = to_lower(*s);
+	char *d = strndup(s, len);
+
+	for (char *p = d; p && *p; p++)
+		*p = to_lower(*p);
+	return d;
 }
 
 /* Length of the separator at s: one '.', one or two '_', any number of '-'; 0 = not one. */
@@ -207,14 +210,6 @@ bool ref_is_host(const char *s, size_t len)
 	return is_dns_name(s, (size_t)(colon - s)) && is_port(colon + 1, (size_t)(end - colon) - 1);
 }
 
-/* An address literal, by value.  family 0 = the host is a name. */
-struct literal {
-	int family;
-	uint32_t v4;		/* host byte order; also of IPv6 forms that carry an IPv4 address */
-	bool has_v4;
-	struct in6_addr v6;
-};
-
 /* Copies the host without port, brackets, zone and final dot. */
 static bool bare_host(const char *host, char *out, size_t out_len)
 {
@@ -243,40 +238,6 @@ static uint32_t be32(const uint8_t *p)
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* ::ffff:a.b.c.d, ::a.b.c.d, 64:ff9b::a.b.c.d and 2002:aabb:ccdd:: reach the IPv4 address. */
-static void find_embedded_v4(struct literal *l)
-{
-	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
-	static const uint8_t compat[12] = { 0 };
-	static const uint8_t nat64[12] = { 0, 0x64, 0xff, 0x9b };
-	const uint8_t *b = l->v6.s6_addr;
-
-	if (memcmp(b, mapped, 12) == 0 || memcmp(b, nat64, 12) == 0 ||
-	    (memcmp(b, compat, 12) == 0 && be32(b + 12) > 1)) {
-		l->has_v4 = true;
-		l->v4 = be32(b + 12);
-	} else if (b[0] == 0x20 && b[1] == 0x02) {
-		l->has_v4 = true;
-		l->v4 = be32(b + 2);
-	}
-}
-
-static struct literal parse_literal(const char *bare)
-{
-	struct literal l = { 0 };
-	struct in_addr v4;
-
-	if (inet_pton(AF_INET6, bare, &l.v6) == 1) {
-		l.family = AF_INET6;
-		find_embedded_v4(&l);
-	} else if (inet_aton(bare, &v4) != 0) { /* the resolver's reading: also hex, octal, short */
-		l.family = AF_INET;
-		l.has_v4 = true;
-		l.v4 = ntohl(v4.s_addr);
-	}
-	return l;
-}
-
 static bool v4_is_forbidden(uint32_t a)
 {
 	static const uint32_t metadata[] = {
@@ -291,31 +252,81 @@ static bool v4_is_forbidden(uint32_t a)
 	return a >> 16 == 0xa9fe || a >> 24 == 0;
 }
 
-static bool v6_is_forbidden(const struct in6_addr *a)
+/* a in host byte order */
+static enum addr_class v4_class(uint32_t a)
+{
+	if (v4_is_forbidden(a))
+		return ADDR_FORBIDDEN;
+	return a >> 24 == 127 ? ADDR_LOOPBACK : ADDR_USUAL;
+}
+
+/* ::ffff:a.b.c.d, ::ffff:0:a.b.c.d, ::a.b.c.d, 64:ff9b::a.b.c.d, 64:ff9b:1:..:a.b.c.d and
+ * 2002:aabb:ccdd:: reach the IPv4 address. */
+static bool embedded_v4(const struct in6_addr *a, uint32_t *ret)
+{
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+	static const uint8_t translated[12] = { [8] = 0xff, [9] = 0xff };
+	static const uint8_t compat[12] = { 0 };
+	static const uint8_t nat64[12] = { 0, 0x64, 0xff, 0x9b };
+	static const uint8_t local_nat64[6] = { 0, 0x64, 0xff, 0x9b, 0, 1 };
+	const uint8_t *b = a->s6_addr;
+
+	if (b[0] == 0x20 && b[1] == 0x02) {
+		*ret = be32(b + 2);
+		return true;
+	}
+	*ret = be32(b + 12);
+	return memcmp(b, mapped, 12) == 0 || memcmp(b, nat64, 12) == 0 ||
+	       memcmp(b, translated, 12) == 0 || memcmp(b, local_nat64, 6) == 0 ||
+	       (memcmp(b, compat, 12) == 0 && *ret > 1);
+}
+
+static enum addr_class v6_class(const struct in6_addr *a)
 {
 	static const uint8_t aws_metadata[8] = { 0xfd, 0x00, 0x0e, 0xc2 };
+	uint32_t v4;
 
-	return IN6_IS_ADDR_LINKLOCAL(a) || IN6_IS_ADDR_UNSPECIFIED(a) ||
-	       memcmp(a->s6_addr, aws_metadata, sizeof(aws_metadata)) == 0;
+	if (IN6_IS_ADDR_LINKLOCAL(a) || IN6_IS_ADDR_UNSPECIFIED(a) ||
+	    memcmp(a->s6_addr, aws_metadata, sizeof(aws_metadata)) == 0)
+		return ADDR_FORBIDDEN;
+	if (IN6_IS_ADDR_LOOPBACK(a))
+		return ADDR_LOOPBACK;
+	return embedded_v4(a, &v4) ? v4_class(v4) : ADDR_USUAL;
+}
+
+enum addr_class ref_addr_class(const struct sockaddr *sa)
+{
+	const void *p = sa;
+
+	if (sa->sa_family == AF_INET)
+		return v4_class(ntohl(((const struct sockaddr_in *)p)->sin_addr.s_addr));
+	if (sa->sa_family == AF_INET6)
+		return v6_class(&((const struct sockaddr_in6 *)p)->sin6_addr);
+	return ADDR_FORBIDDEN;
+}
+
+/* Names are USUAL: what they stand for is seen when a socket is made. */
+static enum addr_class literal_class(const char *bare)
+{
+	struct in6_addr v6;
+	struct in_addr v4;
+
+	if (inet_pton(AF_INET6, bare, &v6) == 1)
+		return v6_class(&v6);
+	/* the resolver's reading: also hex, octal, short */
+	return inet_aton(bare, &v4) != 0 ? v4_class(ntohl(v4.s_addr)) : ADDR_USUAL;
 }
 
 bool ref_host_is_link_local(const char *host)
 {
 	char bare[REF_HOST_MAX + 1];
-	struct literal l;
 
-	if (!bare_host(host, bare, sizeof(bare)))
-		return false;
-	l = parse_literal(bare);
-	if (l.family == AF_INET6 && v6_is_forbidden(&l.v6))
-		return true;
-	return l.has_v4 && v4_is_forbidden(l.v4);
+	return bare_host(host, bare, sizeof(bare)) && literal_class(bare) == ADDR_FORBIDDEN;
 }
 
 bool ref_host_is_loopback(const char *host)
 {
 	char bare[REF_HOST_MAX + 1];
-	struct literal l;
 	size_t n;
 
 	if (!bare_host(host, bare, sizeof(bare)))
@@ -324,10 +335,7 @@ bool ref_host_is_loopback(const char *host)
 	if (strcasecmp(bare, "localhost") == 0 ||
 	    (n > 10 && strcasecmp(bare + n - 10, ".localhost") == 0))
 		return true;
-	l = parse_literal(bare);
-	if (l.family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&l.v6))
-		return true;
-	return l.has_v4 && l.v4 >> 24 == 127;
+	return literal_class(bare) == ADDR_LOOPBACK;
 }
 
 /* --- sources --- */
@@ -427,7 +435,7 @@ static errint_t check_host(const char *host, bool had_scheme, struct err *e)
 	return 0;
 }
 
-static bool is_docker_hub(const char *host)
+bool ref_is_docker_hub(const char *host)
 {
 	return strcmp(host, "index.docker.io") == 0 || strcmp(host, "registry-1.docker.io") == 0 ||
 	       strcmp(host, "docker.io") == 0;
@@ -437,16 +445,15 @@ static bool is_docker_hub(const char *host)
 static errint_t parse_host(const char *s, size_t len, bool had_scheme, struct ref_source *ret,
 			   struct err *e)
 {
-	_cleanup_free_ char *host = strndup(s, len);
+	_cleanup_free_ char *host = ref_lower_dup(s, len);
 	errint_t r;
 
 	if (!host)
 		return no_memory(e);
-	lower_all(host);
 	r = check_host(host, had_scheme, e);
 	if (r < 0)
 		return r;
-	ret->host = is_docker_hub(host) ? strdup("docker.io") : steal_ptr(&host);
+	ret->host = ref_is_docker_hub(host) ? strdup("docker.io") : steal_ptr(&host);
 	return ret->host ? 0 : no_memory(e);
 }
 

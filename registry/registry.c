@@ -250,7 +250,7 @@ errint_t rg_list_untagged(struct rg_registry *g, const char *repo, struct buf *r
 		return err_set(e, EOPNOTSUPP, ERR_UNSUPPORTED,
 			       "%s has no way to list images without a tag", rg_name(g));
 	r = full_name(g, repo, full, e);
-	return r < 0 ? r : rg_dir_index(g->dir, full, ret_index, e);
+	return r < 0 ? r : rg_dir_list_untagged(g->dir, full, ret_index, e);
 }
 
 void rg_describe_auth(struct rg_registry *g, struct buf *out)

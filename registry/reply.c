@@ -12,7 +12,7 @@
 #include "registry/url.h"
 #include "util/clock.h"
 
-#define RETRY_AFTER_MAX_S 60
+#define RETRY_AFTER_MAX_S (7 * 86400)
 
 void rg_reply_done(struct rg_reply *r)
 {
@@ -124,6 +124,7 @@ void reply_read_head(const struct http_res *res, const struct rg_call *call, str
 	r->link_next = next_link(res);
 	r->content_length = whole_number(http_header(res, "Content-Length"), &n) && n <= INT64_MAX ?
 			    (int64_t)n : -1;
+	r->retry_after_s = MAX_OF(reply_retry_after(res), INT64_C(0));
 	read_range(res, call, r);
 }
 

@@ -183,6 +183,7 @@ static errint_t on_head(void *ctx, const struct http_res *res, struct err *e)
 
 	(void)e;
 	reply_read_head(res, t->call, t->reply);
+	t->reply->from_mirror = t->ep->is_mirror;
 	t->head_read = true;
 	t->answered |= t->at_origin;
 	return t->call->sink && (res->status == 200 || res->status == 206) ? 1 : 0;

@@ -17,6 +17,8 @@ struct rg_host;
 enum rg_lane {
 	RG_LANE_SMALL = 0,	/* manifests, lists, tokens: never queue behind blobs */
 	RG_LANE_BLOB,
+	RG_LANE_SMALL_BLOB,	/* configs and the like: a stat waits for them, so they do not queue
+				   behind layers */
 };
 
 struct rg_call {
@@ -47,9 +49,11 @@ struct rg_reply {
 	char *link_next;	/* URL of rel="next", as written; NULL = none */
 	char *oci_filters;	/* OCI-Filters-Applied */
 	int64_t content_length;	/* -1 unknown */
+	int64_t retry_after_s;	/* when to come back; 0: not said */
 	bool has_range;		/* 206 with a valid Content-Range: */
 	uint64_t range_start, range_total; /* total 0 = the server did not say */
 	uint64_t sunk;		/* bytes given to the sink */
+	bool from_mirror;	/* not the registry itself: worth asking that if it is no good */
 	struct buf body;	/* buffered body; of errors at most 64 KiB */
 };
 void rg_reply_done(struct rg_reply *r);

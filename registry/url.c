@@ -6,8 +6,6 @@
  */
 #include "registry/url.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <string.h>
 #include <strings.h>
 
@@ -45,16 +43,6 @@ static bool host_ok(const char *s, size_t len)
 	return s[0] != '.' && s[0] != '-';
 }
 
-static char *lower_dup(const char *s, size_t len)
-{
-	char *d = strndup(s, len);
-
-	for (char *p = d; p && *p; p++)
-		if (*p >= 'A' && *p <= 'Z')
-			*p = (char)(*p - 'A' + 'a');
-	return d;
-}
-
 static bool parse_port(const char *s, size_t len, unsigned *ret)
 {
 	unsigned v = 0;
@@ -88,7 +76,7 @@ static bool parse_authority(const char *s, size_t len, struct url *u)
 		end = colon;
 	if (!host_ok(s, (size_t)(end - s)))
 		return false;
-	u->host = lower_dup(s, (size_t)(end - s));
+	u->host = ref_lower_dup(s, (size_t)(end - s));
 	return u->host != NULL;
 }
 
@@ -201,32 +189,14 @@ bool url_same_origin(const struct url *a, const struct url *b)
 	return a->https == b->https && a->port == b->port && strcmp(a->host, b->host) == 0;
 }
 
-/* The host as ref.h wants it: odd spellings of IPv4 in dotted form, no trailing dot. */
-static const char *plain_host(const struct url *u, char out[static REF_HOST_MAX + 1])
-{
-	size_t len = strlen(u->host);
-	struct in_addr a;
-
-	memcpy(out, u->host, len + 1);
-	if (len > 1 && out[len - 1] == '.')
-		out[len - 1] = '\0';
-	if (out[0] != '[' && inet_aton(out, &a))
-		(void)inet_ntop(AF_INET, &a, out, REF_HOST_MAX);
-	return out;
-}
-
 bool url_is_loopback(const struct url *u)
 {
-	char host[REF_HOST_MAX + 1];
-
-	return ref_host_is_loopback(plain_host(u, host));
+	return ref_host_is_loopback(u->host);
 }
 
 bool url_is_link_local(const struct url *u)
 {
-	char host[REF_HOST_MAX + 1];
-
-	return ref_host_is_link_local(plain_host(u, host));
+	return ref_host_is_link_local(u->host);
 }
 
 errint_t url_guard(const struct url *from, bool from_loopback, const struct url *to,

@@ -456,6 +456,7 @@ def test_hidden_names_answer_and_are_never_listed(shop):
             assert (where / name).is_dir(), (where, name)
             assert os.listdir(where / name), (where, name)
         assert not [n for n in os.listdir(where) if n.startswith(".")]
+    assert errno_of(os.stat, shop.path / ".tar") == "ENOENT"      # the root is no repository here
     for name in (".git", ".hidden", ".Trash", ".DS_Store", ".oc", "..x"):
         assert errno_of(os.stat, shop.path / "app" / name) == "ENOENT"
     assert ".control" not in sh(f"find {shop.path} -name '.*'").stdout

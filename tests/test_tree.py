@@ -13,6 +13,7 @@ import random
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 
@@ -21,7 +22,7 @@ import pytest
 from lib import corner, servers, treecmp
 from lib.images import Image, Layer, directory, fifo, file, hardlink, push, sparse, symlink, write_layout
 from lib.rfs import Mount
-from lib.syscalls import getdents, resolve, resolve_in_root
+from lib.syscalls import getdents, resolve, resolve_in_root, stays_below
 
 BACKENDS = ["registry28", "distribution3", "ggcr", "dir"]
 VARIANTS = ["oci", "ocizstd", "ocifull"]
@@ -377,6 +378,7 @@ def check_links(shown, real, exact=True):
             rel, text = full[len(top) + 1:], os.readlink(full)
             assert st.st_size == len(text), rel
             n += 1
+            assert stays_below(rel, text), (rel, text)
             found = resolve(shown, rel)
             if not exact:
                 continue
@@ -454,8 +456,10 @@ def test_hard_links_to_what_comes_later_do_not_lead_out_of_a_layer(mount, tmp_pa
                     for name in dirs + files:
                         if options and not name.startswith(b"hl"):
                             continue                # the image's own links are raw, as asked
-                        top = m.path / "a" / "1.0" / tree
-                        resolve(top, os.path.join(path, name)[len(os.fsencode(top)) + 1:])
+                        full, top = os.path.join(path, name), m.path / "a" / "1.0" / tree
+                        rel = full[len(os.fsencode(top)) + 1:]
+                        resolve(top, rel)
+                        assert not os.path.islink(full) or stays_below(rel, os.readlink(full)), (rel, os.readlink(full))
 
 
 def test_raw_links_shows_the_bytes_of_the_image(nasty, mount):
@@ -649,17 +653,24 @@ def large_files(tree, least):
     return sorted((p for p, n in tree.items() if n.type == "f" and n.size >= least), key=lambda p: -tree[p].size)
 
 
+MMAP = """
+import mmap, random, sys
+for path, real in zip(sys.argv[1::2], sys.argv[2::2]):
+    with open(path, "rb") as f, open(real, "rb") as g, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as found:
+        real, rng = g.read(), random.Random(real)
+        for _ in range(200):          # page faults all over, then everything
+            at = rng.randrange(len(real))
+            assert found[at:at + 10] == real[at:at + 10], path
+        assert found[:] == real, path
+"""
+
+
 def test_mmap(default_mount, umocis_tree, unpacked):
-    for rel in large_files(umocis_tree["oci"], 1 << 20)[:6]:
-        with open(os.path.join(os.fsencode(default_mount.path / "oci" / "1.0" / "rootfs"), rel), "rb") as f, \
-                mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as found, \
-                open(os.path.join(os.fsencode(unpacked["oci"]), rel), "rb") as g:
-            real = g.read()
-            rng = random.Random(rel)
-            for _ in range(200):           # page faults all over, then everything
-                at = rng.randrange(len(real))
-                assert found[at:at + 10] == real[at:at + 10]
-            assert found[:] == real
+    """In a process of its own: what cannot be read ends it with SIGBUS."""
+    top = os.fsencode(default_mount.path / "oci" / "1.0" / "rootfs")
+    pairs = [os.path.join(d, rel) for rel in large_files(umocis_tree["oci"], 1 << 20)[:6] for d in (top, os.fsencode(unpacked["oci"]))]
+    p = subprocess.run([sys.executable, "-c", MMAP, *pairs], capture_output=True, text=True)
+    assert p.returncode == 0, (p.returncode, p.stderr, errors_text(default_mount))
 
 
 def test_direct_io_reads(default_mount, umocis_tree, unpacked):
@@ -688,15 +699,15 @@ def test_programs_run_from_rootfs(default_mount):
     assert sorted(p.stdout.splitlines()) == sorted(n for n in os.listdir(top / "etc") if not n.startswith("."))
 
 
-def test_a_chroot_runs_a_shell_and_python(default_mount):
+def test_a_chroot_runs_a_shell_and_perl(tools, default_mount):
     """Through whatever links the image has between its programs and libraries."""
     top = default_mount.path / "oci" / "1.0" / "rootfs"
-    p = subprocess.run(["chroot", top, "/bin/sh", "-c", "cat /etc/os-release && ls -l /usr/bin | wc -l && perl -e 'print 6*7'"],
+    p = subprocess.run([tools("chroot"), top, "/bin/sh", "-c", "cat /etc/os-release && ls -l /usr/bin | wc -l && echo 'print 6*7' | perl"],
                        capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     assert p.returncode == 0 and "Debian" in p.stdout and p.stdout.endswith("42"), p.stderr
-    p = subprocess.run(["chroot", top, "/usr/bin/python3.11", "-c", "import json, numpy; print(json.dumps(int(numpy.arange(9).sum())))"],
-                       capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"})
-    assert p.returncode == 0 and p.stdout == "36\n", p.stderr
+    p = subprocess.run([tools("chroot"), top, "/bin/sh", "-c", "echo 'use POSIX; use Digest::SHA; print Digest::SHA::sha256_hex(7)' | perl"],
+                       capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert p.returncode == 0 and p.stdout == hashlib.sha256(b"7").hexdigest(), p.stderr
 
 
 def read_randomly(top, real, tree, count, seed, files=400):
@@ -725,7 +736,10 @@ def test_thousands_of_random_ranges(default_mount, unpacked, umocis_tree, varian
 def test_random_ranges_when_the_cache_is_too_small(mount, benchmark_image, unpacked, umocis_tree, variant):
     """Pieces that were evicted are fetched and inflated again, from the middle of a stream."""
     m = mount(f"dir:{benchmark_image}", options="cache_size=67108864")
-    read_randomly(m.path / variant / "1.0" / "rootfs", unpacked[variant], umocis_tree[variant], 400, "small" + variant)
+    # one zstd frame can only be entered at its start: each piece costs the layer up to it
+    count = 400 if variant == "oci" else 40
+    read_randomly(m.path / variant / "1.0" / "rootfs", unpacked[variant], umocis_tree[variant], count, "small" + variant)
+    assert errors_text(m) == ""
 
 
 @pytest.mark.parametrize("backend", ["registry28", "dir"])

@@ -2,7 +2,8 @@
  * json.c - the jansson side of json.h
  *
  * A struct json is a json_t under another name.  Nesting is checked before parsing: jansson
- * recurses (its own limit is 2048, fixed when it was built) and our threads have small stacks.
+ * recurses (its own limit is 2048, fixed when it was built) and our threads have small stacks.  The
+ * same scan counts values: jansson knows no ceiling and takes a hundred bytes and more for each.
  */
 #include <jansson.h>
 
@@ -38,11 +39,13 @@ static size_t skip_string(const char *data, size_t len, size_t i)
 	return i + 1;
 }
 
-/* The offset of the first bracket that nests too deep; len when there is none. */
-static size_t find_too_deep(const char *data, size_t len)
+/* The offset of the first bracket that nests too deep; len when there is none.  *ret_values: at
+ * least as many as there are (in front of that). */
+static size_t find_too_deep(const char *data, size_t len, size_t *ret_values)
 {
 	size_t depth = 0, i = 0;
 
+	*ret_values = 1;
 	while (i < len) {
 		char c = data[i];
 
@@ -52,6 +55,7 @@ static size_t find_too_deep(const char *data, size_t len)
 		}
 		if ((c == '{' || c == '[') && ++depth > JSON_DEPTH_MAX)
 			return i;
+		*ret_values += c == ',' || c == '{' || c == '[';
 		if ((c == '}' || c == ']') && depth > 0)
 			depth--;
 		i++;
@@ -74,12 +78,20 @@ static errint_t too_deep(const char *data, size_t at, struct err *e)
 
 errint_t json_parse(const char *data, size_t len, struct json **ret, struct err *e)
 {
+	return json_parse_max(data, len, JSON_VALUES_MAX, ret, e);
+}
+
+errint_t json_parse_max(const char *data, size_t len, size_t max_values, struct json **ret,
+			struct err *e)
+{
 	json_error_t je;
-	size_t deep = find_too_deep(data, len);
+	size_t values, deep = find_too_deep(data, len, &values);
 
 	*ret = NULL;
 	if (deep < len)
 		return too_deep(data, deep, e);
+	if (values > max_values)
+		return err_set(e, EFBIG, ERR_LIMIT, "JSON with more than %zu values", max_values);
 
 	json_t *doc = json_loadb(len > 0 ? data : "", len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
 				 &je);

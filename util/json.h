@@ -1,9 +1,10 @@
 /*
  * json.h - reading JSON from strangers (the only place that includes jansson is json.c)
  *
- * Documents are parsed with named limits (size by the caller's buffer, depth JSON_DEPTH_MAX) and
- * duplicate keys are refused (image-spec: JSON must have none).  Values are borrowed: everything
- * reached from a document lives as long as the document.
+ * Documents are parsed with named limits (size by the caller's buffer, depth JSON_DEPTH_MAX, number
+ * of values) and duplicate keys are refused (image-spec: JSON must have none).  The number is
+ * limited because a value of three bytes costs two hundred in memory.  Values are borrowed:
+ * everything reached from a document lives as long as the document.
  *
  * The getters are forgiving on purpose: a missing member, null, or a member of another type gives
  * the default, because registries write `null` where lists belong.  Callers that need a member
@@ -24,11 +25,16 @@
 #include "util/err.h"
 
 #define JSON_DEPTH_MAX 64
+#define JSON_VALUES_MAX 200000	/* of json_parse: manifests, configs, tokens */
 
 struct json; /* a value; never dereferenced by callers */
 
-/* -EINVAL with class INPUT and line and column in the message. */
+/* -EINVAL with class INPUT and line and column in the message; over JSON_VALUES_MAX values -EFBIG,
+ * class LIMIT, before memory is spent.  An array or object counts as two values. */
 errint_t json_parse(const char *data, size_t len, struct json **ret, struct err *e) _must_check_;
+/* With a ceiling of the caller's, for listings. */
+errint_t json_parse_max(const char *data, size_t len, size_t max_values, struct json **ret,
+			struct err *e) _must_check_;
 struct json *json_free(struct json *doc); /* the whole document; accepts NULL, returns NULL */
 DEFINE_CLEANUP(struct json *, json_free)
 

@@ -80,7 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	while (n < LAYERS && p < end)
 		layers[n++] = read_layer(&p, end);
-	expect(tree_merge(layers, n, &image, NULL) == 0);
+	expect(tree_merge(layers, n, &image, NULL, NULL) == 0);
 	t = open_image(&image);
 	check(t);
 	(void)tree_unref(t);

@@ -87,7 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	_cleanup_buf_ struct buf merged = BUF_INIT(64u << 20);
 	struct tree *twice[] = { t, t }, *m = NULL;
 
-	if (tree_merge(twice, 2, &merged, NULL) == 0) {
+	if (tree_merge(twice, 2, &merged, NULL, NULL) == 0) {
 		image = buf_take(&merged, &len);
 		expect(tree_open_mem(image, len, &m, NULL) == 0);
 	}

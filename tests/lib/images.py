@@ -114,12 +114,13 @@ class _Document:
         seen = set()
 
         def go(doc):
+            if doc.digest in seen:
+                return
             for child in doc.children:
                 if hasattr(child, "manifest"):
                     yield from go(child)
-            if doc.digest not in seen:
-                seen.add(doc.digest)
-                yield doc
+            seen.add(doc.digest)
+            yield doc
         yield from go(self)
 
 

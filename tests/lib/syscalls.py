@@ -39,7 +39,10 @@ def resolve_in_root(root, path):
     at = os.open(root, os.O_PATH)
     try:
         how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)
-        fd = _libc.syscall(_SYS_OPENAT2, at, ctypes.c_char_p(path), how, len(how))
+        while True:
+            fd = _libc.syscall(_SYS_OPENAT2, at, ctypes.c_char_p(path), how, len(how))
+            if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:     # somebody renamed something meanwhile
+                break
         if fd < 0:
             assert ctypes.get_errno() != errno.ENOSYS
             return None, ctypes.get_errno()
@@ -61,3 +64,11 @@ def resolve(root, path):
         return _below(root, fd), 0
     finally:
         os.close(fd)
+
+
+def stays_below(path, text):
+    """Whether a link at the real path `path` (relative, bytes) with this text can be followed without leaving the tree,
+    whatever is in it and around it: `..` at the start only, and no more of them than there are directories above."""
+    parts = [p for p in text.split(b"/") if p not in (b"", b".")]
+    ups = next((i for i, p in enumerate(parts) if p != b".."), len(parts))
+    return text[:1] != b"/" and ups <= path.count(b"/") and b".." not in parts[ups:]

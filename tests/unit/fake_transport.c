@@ -106,6 +106,7 @@ errint_t rg_transport_call(struct rg_host *h, const struct rg_call *call, struct
 		.link_next = dup_or_null(a->link),
 		.content_length = a->content_length ? a->content_length : (int64_t)len,
 		.has_range = a->has_range,
+		.from_mirror = a->from_mirror && call->mirrors,
 		.range_start = a->range_start,
 		.range_total = a->range_total,
 		.body = BUF_INIT(call->max_body ? call->max_body : 65536),

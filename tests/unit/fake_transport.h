@@ -14,7 +14,7 @@ struct fake_answer {
 	const char *body;		/* NULL = "" */
 	size_t body_len;		/* 0 = strlen(body) */
 	int64_t content_length;		/* 0 = as the body; -1 = unknown */
-	bool has_range;
+	bool has_range, from_mirror;
 	uint64_t range_start, range_total;
 	errint_t fail;			/* after the body (sink) or instead of an answer */
 	enum err_class fail_cls;

@@ -218,7 +218,7 @@ struct tree *tm_merge(struct tree *const *layers, size_t n)
 	struct err e = { 0 };
 	struct tree *t = NULL;
 
-	if (tree_merge(layers, n, &image, &e) < 0 || open_buf(&image, &t, &e) < 0)
+	if (tree_merge(layers, n, &image, NULL, &e) < 0 || open_buf(&image, &t, &e) < 0)
 		printf("# tm_merge: %s\n", e.msg);
 	return t;
 }

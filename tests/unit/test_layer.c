@@ -4,15 +4,20 @@
  * The tar archives are made here, entry by entry, so that the tests know what must come out.  The
  * source can be short, wrong, failing, slow to be cancelled; the disk can be full.
  */
+#include "cache/layer_gate.h"
 #include "cache/layer_priv.h"
 
 #include <dirent.h>
 #include <ftw.h>
+#include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "cache/crc.h"
+#include "cache/sealed.h"
+#include "util/clock.h"
 #include "util/stats.h"
 #include "unit.h"
 
@@ -570,6 +575,12 @@ TEST(wrong_index_is_dropped)
 	REQUIRE(ca_layer_get(d.s, &f.digest, &again, NULL) == 0);
 	CHECK(again != l);
 	compare_all(again, &f, &tar);
+	/* who still has the old one is told, and does no harm to the new one */
+	drop_spans(&d, &f.digest, l->file.n_spans);
+	CHECK_ERR(ca_layer_fill_span(l, 1, &f.src, NULL, NULL), -EBADMSG);
+	again = ca_layer_unref(again);
+	REQUIRE(ca_layer_get(d.s, &f.digest, &again, NULL) == 0);
+	compare_all(again, &f, &tar);
 	(void)ca_layer_unref(again);
 	(void)ca_layer_unref(l);
 	buf_done(&f.blob);
@@ -622,6 +633,214 @@ TEST(no_room)
 	REQUIRE(ca_layer_get(d.s, &f.digest, &l, NULL) == 0);
 	compare_all(l, &f, &tar);
 	(void)ca_layer_unref(l);
+	buf_done(&f.blob);
+	dir_close(&d);
+}
+
+static ssize_t no_space(int fd _unused_, const void *p _unused_, size_t n _unused_,
+			off_t off _unused_)
+{
+	errno = ENOSPC;
+	return -1;
+}
+
+/* The disk takes nothing: spans come and go in memory, also when little of that is left. */
+TEST(reads_go_on_without_a_disk)
+{
+	static const struct ca_faults full = { .pwrite = no_space };
+	_cleanup_buf_ struct buf tar = BUF_INIT(MANY);
+	_cleanup_free_ char *big = calloc(1, 22u << 20);
+	struct ca_object *held = NULL;
+	struct dir d;
+	struct fake f;
+	struct ca_layer *l = NULL;
+
+	make_tar(&tar, 90, 900000);	/* 20 spans */
+	fake_init(&f, &tar, PLAIN);
+	dir_open(&d, 0);
+	ca_store_set_faults(&full);
+	CHECK_OK(fake_fill(&f, &d, NULL));
+	REQUIRE(ca_layer_get(d.s, &f.digest, &l, NULL) == 0);
+	CHECK_EQ_INT(l->file.n_spans, 20);
+	compare_all(l, &f, &tar);
+	compare_all(l, &f, &tar);
+	CHECK_OK(ca_object_put(d.s, CA_BLOB, "big", big, 22u << 20, NULL));
+	REQUIRE(ca_object_open(d.s, CA_BLOB, "big", &held, NULL) == 0);
+	compare_all(l, &f, &tar);	/* room for two spans, which are both kept */
+	(void)ca_object_unref(held);
+	(void)ca_layer_unref(l);
+	ca_store_set_faults(NULL);
+	buf_done(&f.blob);
+	dir_close(&d);
+}
+
+/* A span whose file cannot be opened is not "there": it comes again, into memory. */
+TEST(out_of_descriptors)
+{
+	_cleanup_buf_ struct buf tar = BUF_INIT(MANY);
+	struct rlimit old, none;
+	struct dir d;
+	struct fake f;
+	struct ca_layer *l = NULL;
+
+	make_tar(&tar, 10, 900000);
+	fake_init(&f, &tar, GZIP);
+	dir_open(&d, 0);
+	CHECK_OK(fake_fill(&f, &d, NULL));
+	REQUIRE(ca_layer_get(d.s, &f.digest, &l, NULL) == 0);
+	(void)getrlimit(RLIMIT_NOFILE, &old);
+	none = (struct rlimit){ 0, old.rlim_max };
+	(void)setrlimit(RLIMIT_NOFILE, &none);
+	compare_all(l, &f, &tar);
+	(void)setrlimit(RLIMIT_NOFILE, &old);
+	(void)ca_layer_unref(l);
+	buf_done(&f.blob);
+	dir_close(&d);
+}
+
+/* Over the ceilings of a layer's index: an error while it is made, and the layer's fault. */
+TEST(too_many_parts)
+{
+	_cleanup_buf_ struct buf tar = BUF_INIT(MANY);
+	static const enum how hows[] = { PLAIN, GZIP, GZIP_MANY, ZSTD_ONE, ZSTD_MANY };
+
+	make_tar(&tar, 10, 900000);
+	for (size_t i = 0; i < ARRAY_SIZE(hows); i++) {
+		struct dir d;
+		struct fake f;
+
+		fake_init(&f, &tar, hows[i]);
+		dir_open(&d, 0);
+		layer_units_max = 2;	/* 8 MiB */
+		expect_bad(&d, &f, &(struct bad_case){ "parts", -EFBIG, ERR_LIMIT });
+		layer_units_max = 3;
+		if (hows[i] == ZSTD_MANY)
+			expect_bad(&d, &f, &(struct bad_case){ "parts", -EFBIG, ERR_LIMIT });
+		else
+			CHECK_OK(fake_fill(&f, &d, NULL));
+		layer_units_max = LAYER_UNITS_MAX;
+		buf_done(&f.blob);
+		dir_close(&d);
+	}
+}
+
+static struct cancel *fire_at_write;
+
+static ssize_t fire(int fd, const void *p, size_t n, off_t off)
+{
+	cancel_fire(fire_at_write);
+	return pwrite(fd, p, n, off);
+}
+
+/* All compressed bytes are there at once, and what they inflate to is long. */
+TEST(cancelled_while_inflating)
+{
+	static const struct ca_faults faults = { .pwrite = fire };
+	_cleanup_buf_ struct buf tar = BUF_INIT(MANY);
+	_cleanup_free_ char *zeros = calloc(1, 60u << 20);
+	struct cancel c;
+	struct dir d;
+	struct fake f;
+
+	cancel_init(&c);
+	fire_at_write = &c;
+	tar_file(&tar, "zeros", zeros, 60u << 20);
+	fake_init(&f, &tar, GZIP);
+	f.piece = f.blob.len;
+	f.cancel = &c;
+	f.cancel_at = UINT64_MAX;
+	dir_open(&d, 0);
+	ca_store_set_faults(&faults);
+	expect_bad(&d, &f, &(struct bad_case){ "cancelled", -ECANCELED, ERR_CANCELLED });
+	ca_store_set_faults(NULL);
+	cancel_done(&c);
+	buf_done(&f.blob);
+	dir_close(&d);
+}
+
+static void *grow_huge(void *arg)
+{
+	struct layer_gate g = { 0 };
+	errint_t r = layer_gate_grow(&g, GATE_HUGE_BYTES + 1, arg, NULL);
+
+	layer_gate_done(&g);
+	return (void *)(intptr_t)r;
+}
+
+TEST(few_need_much_memory_at_once)
+{
+	struct layer_gate g[GATE_HUGE] = { 0 }, small = { 0 };
+	struct cancel c;
+	pthread_t t;
+	void *ret;
+
+	cancel_init(&c);
+	for (size_t i = 0; i < GATE_HUGE; i++) {
+		CHECK_OK(layer_gate_grow(&g[i], GATE_HEAVY_BYTES + 1, NULL, NULL));
+		CHECK_OK(layer_gate_grow(&g[i], GATE_HUGE_BYTES + 1, NULL, NULL));
+		CHECK_OK(layer_gate_grow(&g[i], UINT64_MAX, NULL, NULL));
+	}
+	CHECK_OK(layer_gate_grow(&small, GATE_HEAVY_BYTES, NULL, NULL));
+	CHECK_EQ_INT(small.level, 0);
+	(void)pthread_create(&t, NULL, grow_huge, &c);
+	(void)cancel_sleep_ns(NULL, 100 * NSEC_PER_MSEC, NULL);
+	cancel_fire(&c);
+	(void)pthread_join(t, &ret);
+	CHECK_EQ_INT((intptr_t)ret, -ECANCELED);
+	(void)pthread_create(&t, NULL, grow_huge, NULL);
+	(void)cancel_sleep_ns(NULL, 50 * NSEC_PER_MSEC, NULL);
+	layer_gate_done(&g[0]);
+	(void)pthread_join(t, &ret);
+	CHECK_EQ_INT((intptr_t)ret, 0);
+	for (size_t i = 0; i < GATE_HUGE; i++)
+		layer_gate_done(&g[i]);
+	cancel_done(&c);
+}
+
+/* A layer's tree has its ceiling while it is read: 120 sparse files of one long map. */
+static void add_sparse(struct buf *tar, const struct buf *map, unsigned i)
+{
+	struct buf x = BUF_INIT(4096);
+	char name[16];
+
+	(void)snprintf(name, sizeof(name), "f%u", i);
+	(void)buf_adds(&x, "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+			   "31 GNU.sparse.realsize=1400010\n");
+	tar_file(tar, name, x.data, x.len);
+	tar->data[tar->len - 1024 + 156] = 'x';	/* header and one block */
+	tar->data[tar->len - 1024 + 153] = '\0';
+	unsigned sum = 8 * ' ';
+	for (size_t k = 0; k < 512; k++)
+		sum += k - 148 < 8 ? 0 : (unsigned char)tar->data[tar->len - 1024 + k];
+	(void)snprintf(tar->data + tar->len - 1024 + 148, 8, "%06o", sum);
+	tar->data[tar->len - 1024 + 155] = ' ';
+	tar_file(tar, name, map->data, map->len);
+	buf_done(&x);
+}
+
+TEST(sparse_maps_without_end)
+{
+	_cleanup_buf_ struct buf tar = BUF_INIT(1u << 30), map = BUF_INIT(32u << 20);
+	const unsigned n = 700000;
+	struct dir d;
+	struct fake f;
+
+	(void)buf_addf(&map, "%u\n", n);
+	for (unsigned i = 0; i < n; i++)
+		(void)buf_addf(&map, "%u\n1\n", 2 * i);
+	while (map.len % 512)
+		(void)buf_addc(&map, '\0');
+	(void)buf_reserve(&map, n);
+	memset(map.data + map.len, 0, n);
+	map.len += n;
+	for (unsigned i = 0; i < 25; i++)
+		add_sparse(&tar, &map, i);
+	fake_init(&f, &tar, ZSTD_ONE);
+	dir_open(&d, 0);
+	expect_bad(&d, &f, &(struct bad_case){ "sparse", -EFBIG, ERR_LIMIT });
+	struct rusage u;
+	(void)getrusage(RUSAGE_SELF, &u);
+	printf("# %zu bytes of blob, %ld MiB resident at most\n", f.blob.len, u.ru_maxrss / 1024);
 	buf_done(&f.blob);
 	dir_close(&d);
 }
@@ -699,7 +918,10 @@ TEST(merged_trees)
 		REQUIRE(ca_layer_get(d.s, &f[i].digest, &l[i], NULL) == 0);
 	}
 	CHECK_ERR(ca_tree_get(d.s, &f[0].diff, &t, NULL), -ENOENT);
-	CHECK_OK(ca_tree_build(d.s, &f[0].diff, l, 2, &t, NULL));
+	struct cancel c = CANCEL_INIT;
+	cancel_fire(&c);
+	CHECK_ERR(ca_tree_build(d.s, &f[0].diff, l, 2, &t, &c, NULL), -ECANCELED);
+	CHECK_OK(ca_tree_build(d.s, &f[0].diff, l, 2, &t, NULL, NULL));
 	CHECK_EQ_INT(tree_lookup_path(t, "usr/lib/file0", 13), TREE_NONE);
 	CHECK(tree_lookup_path(t, "usr/lib/file1", 13) != TREE_NONE);
 	CHECK(tree_lookup_path(t, "etc/os-release", 14) != TREE_NONE);
@@ -709,6 +931,17 @@ TEST(merged_trees)
 	dir_reopen(&d);
 	CHECK_OK(ca_tree_get(d.s, &f[0].diff, &t, NULL));
 	CHECK(tree_lookup_path(t, "etc/os-release", 14) != TREE_NONE);
+
+	/* what was made by other rules, under the names of its time, is not used */
+	size_t len;
+	char key[CA_KEY_MAX];
+	const void *image = tree_image(t, &len);
+	CHECK_OK(ca_object_put(d.s, CA_TREE, ca_digest_key(&f[1].diff, key), image, len, NULL));
+	struct tree *old = NULL;
+	CHECK_ERR(ca_tree_get(d.s, &f[1].diff, &old, NULL), -ENOENT);
+	char rules[16];
+	(void)snprintf(rules, sizeof(rules), "-%u-", TREE_RULES);
+	CHECK(strstr(layer_key(&f[0].digest, key), rules) != NULL);
 	t = tree_unref(t);
 	dir_close(&d);
 	buf_done(&f[0].blob);

@@ -471,11 +471,61 @@ TEST(too_many_layers_are_refused)
 
 	for (size_t i = 0; i <= TREE_LAYERS_MAX; i++)
 		layers[i] = one;
-	CHECK_ERR(tree_merge(layers, TREE_LAYERS_MAX + 1, &out, &e), -EFBIG);
+	CHECK_ERR(tree_merge(layers, TREE_LAYERS_MAX + 1, &out, NULL, &e), -EFBIG);
 	CHECK_EQ_INT(e.cls, ERR_LIMIT);
 	TREE(t) = tm_merge(layers, TREE_LAYERS_MAX);
 	CHECK_EQ_STR(show(t), "a 1\n");
 	CHECK_EQ_INT(attr(t, "a").layer, TREE_LAYERS_MAX - 1);
+}
+
+/* A manifest that lists one large layer many times. */
+TEST(too_many_entries_in_all_layers_are_refused)
+{
+	struct tree_builder *b = tree_builder_new();
+	struct tree *layers[1000];
+	_cleanup_buf_ struct buf out = BUF_INIT(64u << 20);
+	struct err e = { 0 };
+	char text[64];
+
+	for (unsigned i = 0; i < 9000; i++) {
+		(void)snprintf(text, sizeof(text), "f d%u/f%u 1", i % 100, i);
+		add_entry(b, text);
+	}
+	TREE(one) = tm_finish(b);
+	for (size_t i = 0; i < 1000; i++)
+		layers[i] = one;
+	CHECK_ERR(tree_merge(layers, 1000, &out, NULL, &e), -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
+	CHECK_OK(tree_merge(layers, 50, &out, NULL, &e));
+}
+
+TEST(a_merge_can_be_cancelled)
+{
+	TREE(one) = LAYER("f a 1", "l b c 0");
+	struct tree *layers[] = { one, one };
+	_cleanup_buf_ struct buf out = BUF_INIT(1u << 20);
+	struct err e = { 0 };
+	struct cancel c;
+
+	cancel_init(&c);
+	CHECK_OK(tree_merge(layers, 2, &out, &c, &e));
+	buf_clear(&out);
+	cancel_fire(&c);
+	CHECK_ERR(tree_merge(layers, 2, &out, &c, &e), -ECANCELED);
+	CHECK_EQ_INT(e.cls, ERR_CANCELLED);
+	CHECK_EQ_INT(out.len, 0);
+	cancel_done(&c);
+}
+
+TEST(a_merged_tree_ends_at_the_ceiling_of_its_buffer)
+{
+	TREE(one) = LAYER("f a 1", "f b 1", "f c 1");
+	struct tree *layers[] = { one };
+	_cleanup_buf_ struct buf out = BUF_INIT(150);
+	struct err e = { 0 };
+
+	CHECK_ERR(tree_merge(layers, 1, &out, NULL, &e), -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
 }
 
 TEST(many_whiteouts_cost_no_more_than_as_many_files)

@@ -1,6 +1,10 @@
 /*
  * test_registry.c - names, manifests, configs: everything in registry/ that needs no backend
  */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include "tests/unit/unit.h"
 
 #include "registry/names.h"
@@ -133,6 +137,49 @@ TEST(ref_addresses_by_value)
 			printf("# %s\n", loop[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(not_loop); i++)
 		CHECK(!ref_host_is_loopback(not_loop[i]));
+}
+
+static enum addr_class class_of(const char *text)
+{
+	struct sockaddr_in6 a6 = { .sin6_family = AF_INET6 };
+	struct sockaddr_in a4 = { .sin_family = AF_INET };
+
+	if (inet_pton(AF_INET6, text, &a6.sin6_addr) == 1)
+		return ref_addr_class((struct sockaddr *)&a6);
+	CHECK_EQ_INT(inet_pton(AF_INET, text, &a4.sin_addr), 1);
+	return ref_addr_class((struct sockaddr *)&a4);
+}
+
+TEST(ref_addresses_one_set_of_rules)
+{
+	static const char *const forbidden[] = {
+		"169.254.169.254", "0.0.0.0", "0.1.2.3", "100.100.100.200", "168.63.129.16",
+		"192.0.0.192", "::", "fe80::1", "febf::1", "fd00:ec2::254", "::ffff:169.254.1.1",
+		"::a9fe:a9fe", "64:ff9b::168.63.129.16", "64:ff9b:1::169.254.169.254",
+		"2002:a9fe:a9fe::1", "::ffff:0:169.254.169.254", "::ffff:100.100.100.200" };
+	static const char *const loop[] = { "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1",
+		"::7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::" };
+	static const char *const usual[] = { "10.0.0.1", "192.168.1.1", "8.8.8.8", "192.0.0.1",
+		"fd00:ec3::1", "2001:db8::1", "::ffff:8.8.8.8", "fec0::1", "100.100.100.201" };
+	struct sockaddr other = { .sa_family = AF_UNIX };
+	char host[80];
+
+	for (size_t i = 0; i < ARRAY_SIZE(forbidden); i++) {
+		bool v6 = strchr(forbidden[i], ':');
+
+		if (!CHECK_EQ_INT(class_of(forbidden[i]), ADDR_FORBIDDEN))
+			printf("# %s\n", forbidden[i]);
+		(void)snprintf(host, sizeof(host), "%s%s%s:5000", v6 ? "[" : "", forbidden[i],
+			       v6 ? "]" : "");
+		CHECK(ref_host_is_link_local(host) && !ref_host_is_loopback(host));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(loop); i++)
+		if (!CHECK_EQ_INT(class_of(loop[i]), ADDR_LOOPBACK))
+			printf("# %s\n", loop[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(usual); i++)
+		if (!CHECK_EQ_INT(class_of(usual[i]), ADDR_USUAL))
+			printf("# %s\n", usual[i]);
+	CHECK_EQ_INT(ref_addr_class(&other), ADDR_FORBIDDEN);
 }
 
 static void source_ok(const char *s, bool plain, const char *h, const char *prefix,

@@ -3,6 +3,7 @@
  */
 #include "tests/unit/unit.h"
 
+#include "registry/api.h"
 #include "registry/registry.h"
 #include "tests/unit/fake_transport.h"
 #include "util/clock.h"
@@ -388,7 +389,7 @@ TEST(blob_whole_and_parts)
 	reply(200, blob);
 	CHECK_OK(get(g, 0, 0, &out, NULL));
 	CHECK_EQ_STR(buf_str(&out), blob);
-	CHECK(!fake_request(0)->ranged && fake_request(0)->lane == RG_LANE_BLOB);
+	CHECK(!fake_request(0)->ranged && fake_request(0)->lane == RG_LANE_SMALL_BLOB);
 	part(10, 5, BLOB_LEN, 0);
 	CHECK_OK(get(g, 10, 5, &out, NULL));
 	CHECK_EQ_STR(buf_str(&out), "abcde");
@@ -580,6 +581,125 @@ TEST(blob_sink_and_cancel)
 	(void)rg_close(g);
 }
 
+/* --- mirrors --- */
+
+#define OTHER "{\"schemaVersion\":2,\"layers\":[],\"x\":1}"
+
+static void mirror_reply(const char *body, const char *digest)
+{
+	fake_push((struct fake_answer){
+		.status = 200, .body = body, .digest = digest, .from_mirror = true });
+}
+
+TEST(manifest_wrong_bytes_of_a_mirror_are_asked_of_the_registry)
+{
+	struct rg_registry *g = open_source("fake.example");
+	struct rg_manifest m = { 0 };
+	struct digest d;
+	struct err e = { 0 };
+	const char *text = sha256_text(MANIFEST, strlen(MANIFEST));
+
+	mirror_reply(OTHER, NULL);
+	reply(200, MANIFEST);
+	CHECK_OK(rg_get_manifest(g, "app", text, &m, NULL, &e));
+	CHECK_EQ_STR(buf_str(&m.bytes), MANIFEST);
+	CHECK_EQ_INT(fake_n_requests(), 2);
+	CHECK(fake_request(0)->mirrors && !fake_request(1)->mirrors);
+	rg_manifest_done(&m);
+	mirror_reply(OTHER, text); /* by tag, with a header that does not fit */
+	reply(200, MANIFEST);
+	CHECK_OK(rg_get_manifest(g, "app", "1.0", &m, NULL, &e));
+	rg_manifest_done(&m);
+	mirror_reply("", "sha256:" ZEROS); /* HEAD */
+	mirror_reply(OTHER, NULL);
+	reply(200, MANIFEST);
+	CHECK_OK(rg_resolve(g, "app", text, &d, NULL, &e));
+	CHECK_EQ_INT(fake_n_requests(), 7);
+	reply(200, OTHER); /* the registry itself: final */
+	CHECK_ERR(rg_get_manifest(g, "app", text, &m, NULL, &e), -EIO);
+	CHECK_EQ_INT(e.cls, ERR_INTEGRITY);
+	CHECK_EQ_INT(fake_n_requests(), 8);
+	(void)rg_close(g);
+}
+
+static errint_t add_to_buf(void *ctx, const void *data, size_t len, struct err *e)
+{
+	(void)e;
+	return buf_add(ctx, data, len);
+}
+
+static errint_t whole_blob(struct rg_registry *g, const char *content, struct buf *b, struct err *e)
+{
+	struct digest d;
+
+	buf_clear(b);
+	digest_of(DIGEST_SHA256, content, strlen(content), &d);
+	return rg_get_blob(g, "app", &d, strlen(content), 0, 0, add_to_buf, b, NULL, e);
+}
+
+TEST(blob_wrong_bytes_of_a_mirror_are_asked_of_the_registry_next_time)
+{
+	struct rg_registry *g = open_source("fake.example");
+	struct buf b = BUF_INIT(100);
+	struct err e = { 0 };
+
+	clock_set_fake(1000 * NSEC_PER_SEC, 1);
+	mirror_reply("right bytes", NULL);
+	CHECK_OK(whole_blob(g, "right bytes", &b, &e));
+	mirror_reply("wrong bytes", NULL);
+	CHECK_ERR(whole_blob(g, "right bytes", &b, &e), -EIO);
+	CHECK_EQ_INT(e.cls, ERR_INTEGRITY);
+	CHECK(fake_request(1)->mirrors);
+	reply(200, "right bytes");
+	CHECK_OK(whole_blob(g, "right bytes", &b, &e));
+	CHECK(!fake_request(2)->mirrors);
+	mirror_reply("other", NULL);
+	CHECK_OK(whole_blob(g, "other", &b, &e));
+	CHECK(fake_request(3)->mirrors); /* only that blob */
+	clock_set_fake(1301 * NSEC_PER_SEC, 1);
+	mirror_reply("right bytes", NULL);
+	CHECK_OK(whole_blob(g, "right bytes", &b, &e));
+	CHECK(fake_request(4)->mirrors);
+	clock_set_fake(0, 0);
+	buf_done(&b);
+	(void)rg_close(g);
+}
+
+TEST(blob_of_another_length_at_a_mirror_is_asked_of_the_registry_at_once)
+{
+	struct rg_registry *g = open_source("fake.example");
+	struct buf b = BUF_INIT(100);
+	struct err e = { 0 };
+
+	mirror_reply("a page about something else", NULL);
+	reply(200, "right bytes");
+	CHECK_OK(whole_blob(g, "right bytes", &b, &e));
+	CHECK_EQ_STR(buf_str(&b), "right bytes");
+	CHECK(!fake_request(1)->mirrors);
+	buf_done(&b);
+	(void)rg_close(g);
+}
+
+TEST(tags_page_of_a_million_crumbs_is_refused_before_it_is_parsed)
+{
+	struct rg_registry *g = open_source("fake.example");
+	struct buf b = BUF_INIT(16u << 20);
+	struct rg_names n = { 0 };
+	struct err e = { 0 };
+
+	(void)buf_adds(&b, "{\"tags\":[");
+	for (int i = 0; i < API_LIST_VALUES_MAX; i++)
+		(void)buf_adds(&b, "1,");
+	(void)buf_adds(&b, "1]}");
+	reply(200, buf_str(&b));
+	CHECK_ERR(rg_list_tags(g, "app", &n, NULL, &e), -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
+	CHECK(strstr(e.msg, "the tags of app"));
+	CHECK(API_LIST_BODY_MAX <= RG_TAGS_MAX * UINT64_C(135));
+	buf_done(&b);
+	(void)rg_close(g);
+}
+
 /* --- referrers --- */
 
 static errint_t referrers(struct rg_registry *g, struct buf *out, struct err *e)
@@ -662,10 +782,41 @@ TEST(referrers_failures)
 		.status = 200, .content_type = OCI_TYPE_INDEX, .body = "<html>" });
 	CHECK_ERR(referrers(g, &out, &e), -EIO);
 	fake_push((struct fake_answer){
-		.status = 200, .content_type = "text/html", .body = "<html>" });
+		.status = 200, .content_type = "application/json", .body = "{}" });
 	reply(200, MANIFEST);
 	CHECK_ERR(referrers(g, &out, &e), -EIO);
 	CHECK(strstr(e.msg, "not an index"));
+	buf_done(&out);
+	(void)rg_close(g);
+}
+
+TEST(referrers_web_pages_say_nothing_about_the_api)
+{
+	static const struct fake_answer pages[] = {
+		{ .status = 200, .content_type = "text/html", .body = "<html>" },
+		{ .status = 200, .body = "\n<!doctype html>" },
+		{ .status = 404, .content_type = "text/html", .body = "<html>" },
+		{ .status = 404, .content_type = "text/html", .body = "not here" },
+		{ .status = 404, .body = "no backend" },
+		{ .status = 400, .body = "<html>" },
+	};
+	struct rg_registry *g = open_source("fake.example");
+	struct buf out = { 0 };
+	struct err e = { 0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+		fake_push(pages[i]);
+		CHECK_ERR(referrers(g, &out, &e), -EIO);
+		CHECK_EQ_STR(fake_request(i)->path, "referrers/sha256:" ZEROS);
+	}
+	CHECK_EQ_INT(fake_n_requests(), ARRAY_SIZE(pages));
+	reply(404, ""); /* may be the API, may be a proxy: the tag says, and nothing is kept */
+	reply(404, "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}");
+	CHECK_OK(referrers(g, &out, &e));
+	reply(404, "{\"errors\":[{\"code\":\"NOT_FOUND\"}]}");
+	reply(404, "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}");
+	CHECK_OK(referrers(g, &out, &e));
+	CHECK_EQ_STR(fake_request(8)->path, "referrers/sha256:" ZEROS);
 	buf_done(&out);
 	(void)rg_close(g);
 }

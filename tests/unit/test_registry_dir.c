@@ -387,8 +387,63 @@ TEST(dir_referrers)
 	m = oci_manifest_free(m);
 	CHECK_OK(rg_list_untagged(reg, "app", &out, NULL, NULL));
 	REQUIRE(oci_manifest_parse(out.data, out.len, NULL, &m, NULL) == 0);
-	CHECK_EQ_INT(m->n_children, 3);
+	CHECK_EQ_INT(m->n_children, 1); /* the nested index; the others have names */
 	(void)oci_manifest_free(m);
 	buf_done(&out);
+	end();
+}
+
+/* An artifact about IMAGE, in a layout with `broken` beside it; gives its path. */
+static void put_pair(const char *broken, char path[static 256])
+{
+	char text[512], entries[2048], hex[DIGEST_TEXT_MAX];
+	struct digest d;
+	const char *image = put_blob("app", IMAGE), *sbom;
+
+	(void)snprintf(text, sizeof(text), "{\"schemaVersion\":2,\"layers\":[],\"subject\":{\"digest\":"
+		       "\"%s\",\"size\":%zu}}", image, strlen(IMAGE));
+	sbom = put_blob("app", text);
+	(void)snprintf(entries, sizeof(entries), "%s,%s,%s", entry(image, strlen(IMAGE), "1.0"),
+		       entry(put_blob("app", broken), strlen(broken), NULL),
+		       entry(sbom, strlen(text), NULL));
+	put_layout("app", entries);
+	digest_of(DIGEST_SHA256, broken, strlen(broken), &d);
+	(void)snprintf(path, 256, "%s/app/blobs/sha256/%s", top, digest_hex(&d, hex));
+}
+
+static errint_t referrers_of_image(struct err *e)
+{
+	struct buf out = { 0 };
+	struct digest d;
+	errint_t r;
+
+	digest_of(DIGEST_SHA256, IMAGE, strlen(IMAGE), &d);
+	r = rg_list_referrers(reg, "app", &d, &out, NULL, e);
+	if (r == 0)
+		CHECK(strstr(buf_str(&out), "\"digest\""));
+	buf_done(&out);
+	return r;
+}
+
+TEST(dir_referrers_are_all_of_them_or_an_error)
+{
+	char path[256], loop[300];
+	struct err e = { 0 };
+
+	begin();
+	put_pair("{\"schemaVersion\":2,\"layers\":[],\"annotations\":{}}", path);
+	CHECK_OK(referrers_of_image(&e));
+	CHECK_EQ_INT(unlink(path), 0);
+	CHECK_OK(referrers_of_image(&e)); /* missing: refers to nothing */
+	(void)snprintf(loop, sizeof(loop), "%s", strrchr(path, '/') + 1);
+	CHECK_EQ_INT(symlink(loop, path), 0); /* cannot be read: who knows */
+	CHECK(referrers_of_image(&e) < 0);
+	CHECK_EQ_INT(unlink(path), 0);
+	CHECK_EQ_INT(mkdir(path, 0755), 0);
+	CHECK_ERR(referrers_of_image(&e), -EIO);
+	CHECK_EQ_INT(rmdir(path), 0);
+	put(path + strlen(top) + 1, "rotten");
+	CHECK_ERR(referrers_of_image(&e), -EIO);
+	CHECK_EQ_INT(e.cls, ERR_INTEGRITY);
 	end();
 }

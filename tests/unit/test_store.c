@@ -504,6 +504,31 @@ TEST(reservations_count_and_are_given_back)
 	(void)ca_store_free(s);
 }
 
+/* What an eviction freed and the file system did not show at once is counted once. */
+TEST(the_credit_of_an_eviction_shrinks_as_the_space_turns_up)
+{
+	struct ca_store *s;
+
+	fresh_dir();
+	s = store_at(dir, 0, 1);
+	CHECK_EQ_INT(ca_credit_locked(s, 0), 0);
+	s->credit = 100;
+	s->credit_room = 1000;
+	s->credit_written = s->written;
+	s->credit_until_ns = clock_mono_ns() + 100 * NSEC_PER_SEC;
+	CHECK_EQ_INT(ca_credit_locked(s, 1000), 100);
+	CHECK_EQ_INT(ca_credit_locked(s, 900), 100);
+	CHECK_EQ_INT(ca_credit_locked(s, 1060), 40);
+	CHECK_EQ_INT(ca_credit_locked(s, 5000), 0);
+	s->written += 30; /* took 30 of what came */
+	CHECK_EQ_INT(ca_credit_locked(s, 1030), 40);
+	s->credit_until_ns = clock_mono_ns();
+	CHECK_EQ_INT(ca_credit_locked(s, 1000), 0);
+	CHECK_OK(write_object(s, CA_BLOB, "counted", 100000, 1000));
+	CHECK(s->written >= 100030);
+	(void)ca_store_free(s);
+}
+
 TEST(the_floor_of_free_space_holds)
 {
 	struct ca_store *s;

@@ -247,13 +247,14 @@ TEST(retry_after_seconds_dates_and_bounds)
 
 	CHECK_EQ_INT(reply_retry_after(&none), -1);
 	CHECK_EQ_INT(retry_after("7"), 7);
-	CHECK_EQ_INT(retry_after("86400"), 60);
+	CHECK_EQ_INT(retry_after("86400"), 86400);
+	CHECK_EQ_INT(retry_after("99999999"), 7 * 86400);
 	CHECK_EQ_INT(retry_after("soon"), -1);
 	CHECK_EQ_INT(retry_after("-5"), -1);
 	clock_set_fake(NSEC_PER_SEC, 784111767); /* Sun, 06 Nov 1994 08:49:27 GMT */
 	CHECK_EQ_INT(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), 10);
 	CHECK_EQ_INT(retry_after("Sun, 06 Nov 1994 08:49:17 GMT"), 0);
-	CHECK_EQ_INT(retry_after("Sun, 06 Nov 1994 18:49:37 GMT"), 60);
+	CHECK_EQ_INT(retry_after("Sun, 06 Nov 1994 18:49:37 GMT"), 36010);
 	clock_set_fake(0, 0);
 }
 

@@ -2,7 +2,9 @@
  * test_transport_conf.c - which credentials and which endpoints the files of a user's machine yield
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "registry/creds.h"
@@ -410,4 +412,92 @@ TEST(hosts_broken_files_are_errors_with_name_and_line)
 	CHECK(strstr(e.msg, "broken.conf") && strstr(e.msg, "line 3"));
 	(void)unlink(o.registries_conf);
 	CHECK(hosts_new(&o, &h, &e) < 0);
+}
+
+struct asker {
+	struct creds *cs;
+	int r;
+};
+
+static void *ask_slow(void *arg)
+{
+	struct asker *a = arg;
+	struct cred c = { 0 };
+
+	a->r = creds_get(a->cs, "slow.example", NULL, &c, NULL, NULL);
+	cred_done(&c);
+	return NULL;
+}
+
+TEST(creds_a_slow_helper_holds_up_its_own_host_only)
+{
+	struct rg_opts o = { .authfile = path_of("slow.json") };
+	struct asker a = { 0 };
+	struct cred c = { 0 };
+	uint64_t start;
+	pthread_t t;
+
+	put_mode("docker-credential-mixed",
+		 "#!/bin/sh\nread h\n[ $h = slow.example ] && /bin/sleep 3\n"
+		 "echo '{\"Username\":\"'$h'\",\"Secret\":\"s\"}'\n", 0700);
+	put("slow.json", "{\"credsStore\":\"mixed\"}");
+	REQUIRE(creds_new(&o, &a.cs, NULL) == 0);
+	pthread_create(&t, NULL, ask_slow, &a);
+	usleep(300000);
+	start = clock_mono_ns();
+	CHECK_OK(creds_get(a.cs, "fast.example", NULL, &c, NULL, NULL));
+	CHECK(clock_mono_ns() - start < 2 * NSEC_PER_SEC);
+	CHECK_EQ_STR(c.user, "fast.example");
+	cred_done(&c);
+	pthread_join(t, NULL);
+	CHECK_EQ_INT(a.r, 0);
+	creds_free(a.cs);
+}
+
+TEST(creds_helpers_work_without_standard_descriptors)
+{
+	int status = -1;
+	pid_t pid;
+
+	put_mode("docker-credential-plain", "#!/bin/sh\nread h\n"
+		 "echo '{\"Username\":\"'$h'\",\"Secret\":\"s\"}'\n", 0700);
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		struct cred c = { 0 };
+
+		for (int fd = 0; fd < 3; fd++)
+			(void)close(fd);
+		if (cred_helper_run("plain", "r.example", &c, NULL, NULL) < 0)
+			_exit(1);
+		_exit(c.kind == CRED_BASIC && strcmp(c.user, "r.example") == 0 ? 0 : 2);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK_EQ_INT(WEXITSTATUS(status), 0);
+}
+
+TEST(hosts_memory_of_hosts_is_bounded)
+{
+	struct rg_opts o = { .config_home = path_of("none"), .registries_conf = path_of("no.conf"),
+			     .certs_dir = path_of("many-certs"), .hosts_dir = path_of("many-hosts") };
+	struct hosts *h = NULL;
+	struct endpoints eps = { .n = 0 };
+	struct err e = { 0 };
+	char host[64];
+
+	put("no.conf", "");
+	put("many-hosts/own.example/hosts.toml", "server = \"https://elsewhere.example\"\n");
+	REQUIRE(hosts_new(&o, &h, &e) == 0);
+	for (int i = 0; i < 2000; i++) {
+		struct hosts_query q = { .host = host };
+
+		(void)snprintf(host, sizeof(host), "h%d.example", i);
+		CHECK_OK(hosts_resolve(h, &q, &eps, &e));
+		CHECK_EQ_INT(eps.n, 1);
+		endpoints_done(&eps);
+	}
+	CHECK_ERR(hosts_resolve(h, &(struct hosts_query){ .host = "own.example" }, &eps, &e),
+		  -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
+	hosts_free(h);
 }

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "cache/tree_image.h"
+#include "cache/tree_write.h"
 #include "tarmake.h"
 #include "unit.h"
 
@@ -447,6 +447,58 @@ TEST(the_ceiling_of_the_buffer_is_an_error)
 	CHECK_ERR(tree_builder_finish(b, &out, &e), -EFBIG);
 	CHECK_EQ_INT(e.cls, ERR_LIMIT);
 	(void)tree_builder_free(b);
+}
+
+/* Adds entries of one path until the builder has enough of it; returns how many it took. */
+static unsigned add_until_full(struct tree_entry en, unsigned most)
+{
+	_cleanup_(tree_builder_freep) struct tree_builder *b = tree_builder_new();
+	char name[64], value[64000] = { 0 };
+	struct tree_xattr_in x = { "user.a", 6, value, sizeof(value) };
+	struct err e = { 0 };
+	errint_t r = 0;
+	unsigned n = 0;
+
+	en.path = name;
+	if (en.n_xattrs)
+		en.xattrs = &x;
+	for (; r == 0 && n < most; n++) {
+		en.path_len = (size_t)snprintf(name, sizeof(name), "%s%u", en.extents ? "f" : "g", n % 7);
+		memcpy(value, &n, sizeof(n));
+		r = tree_builder_add(b, &en, &e);
+		CHECK(tree_builder_bytes(b) < TREE_LAYER_BYTES_MAX + (20u << 20));
+	}
+	CHECK_ERR(r, -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
+	return n;
+}
+
+/* What is small in an archive and large in memory ends while it is added, not only at the end. */
+TEST(the_builder_has_a_ceiling)
+{
+	const size_t n = 700000;
+	struct tree_extent *x = calloc(n, sizeof(*x));
+
+	for (size_t i = 0; i < n; i++)
+		x[i] = (struct tree_extent){ .off = 2 * i, .len = 1, .data_off = 512 };
+	CHECK(add_until_full((struct tree_entry){ .type = TREE_REG, .size = 2 * n, .extents = x,
+						  .n_extents = n }, 120) < 20);
+	CHECK(add_until_full((struct tree_entry){ .type = TREE_REG, .n_xattrs = 1 }, 20000) < 5000);
+	free(x);
+}
+
+TEST(vectors_stop_at_their_ceiling)
+{
+	uint32_t *v = NULL;
+	size_t cap = 0, n = 0;
+
+	while (n < 100 && tree_vec_grow(&v, &cap, n, 100, sizeof(*v)) == 0)
+		v[n++] = 7;
+	CHECK_EQ_INT(n, 100);
+	CHECK_ERR(tree_vec_grow(&v, &cap, n, 100, sizeof(*v)), -EFBIG);
+	CHECK_EQ_INT(v[99], 7);
+	CHECK_EQ_INT(cap, 100);
+	free(v);
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */

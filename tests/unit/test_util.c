@@ -531,6 +531,34 @@ TEST(json_depth)
 	CHECK_ERR(parse_nested(500000, &e), -EINVAL);
 }
 
+static errint_t parse_many(const char *piece, size_t n, size_t max, struct err *e)
+{
+	_cleanup_(json_freep) struct json *doc = NULL;
+	_cleanup_buf_ struct buf b = BUF_INIT(64u << 20);
+
+	(void)buf_addc(&b, '[');
+	for (size_t i = 0; i < n; i++)
+		(void)buf_adds(&b, piece);
+	(void)buf_adds(&b, "\"[,{,[,\\\",\"]");
+	CHECK_OK(buf_check(&b));
+	return max ? json_parse_max(b.data, b.len, max, &doc, e) :
+		     json_parse(b.data, b.len, &doc, e);
+}
+
+TEST(json_values_are_counted_before_memory_is_spent)
+{
+	struct err e = { 0 };
+
+	CHECK_OK(parse_many("1,", JSON_VALUES_MAX - 2, 0, &e));
+	CHECK_ERR(parse_many("1,", JSON_VALUES_MAX - 1, 0, &e), -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
+	CHECK_EQ_STR(e.msg, "JSON with more than 200000 values");
+	CHECK_ERR(parse_many("{},", JSON_VALUES_MAX / 2, 0, &e), -EFBIG);
+	CHECK_ERR(parse_many("[],", 10, 20, &e), -EFBIG);
+	CHECK_OK(parse_many("[],", 9, 20, &e));
+	CHECK_OK(parse_many("\"a\",", JSON_VALUES_MAX, JSON_VALUES_MAX + 2, &e));
+}
+
 /* ---- clock ---- */
 
 static void check_rfc3339(const char *s, int64_t want, uint32_t want_ns)
