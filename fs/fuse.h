@@ -27,5 +27,7 @@ struct fuse_mount *fuse_mount_free(struct fuse_mount *m);
 struct notifier;
 void notify_inval_entry(struct notifier *n, uint64_t parent_id, const char *name);
 void notify_inval_node(struct notifier *n, uint64_t id);
+/* Waits (a moment at most) until the kernel has heard what was queued so far; not on FUSE threads. */
+void notify_flush(struct notifier *n, struct cancel *c);
 /* Grows with every queued invalidation: a reply computed before it must not be cached (F6). */
 uint64_t notify_epoch(struct notifier *n);

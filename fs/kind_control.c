@@ -196,13 +196,49 @@ void fs_refresh(struct fs *fs, struct site *site, const char *repo)
 	node_each(fs->nodes, NULL, drop_name, fs);
 }
 
+struct refresh {
+	struct site *site;
+	char *repo;
+};
+
+static void refresh_free(void *p)
+{
+	struct refresh *w = p;
+
+	if (w)
+		free(w->repo);
+	free(w);
+}
+
+/* Done when the kernel has been told: who has written may look at once. */
+static errint_t work_refresh(struct fs *fs, void *arg, struct cancel *c, struct err *e)
+{
+	struct refresh *w = arg;
+
+	(void)e;
+	fs_refresh(fs, w->site, w->repo);
+	notify_flush(fs->notifier, c);
+	return 0;
+}
+
 static errint_t store_refresh(struct op *op, const struct subject *s, const char *value, size_t len)
 {
-	(void)op;
+	struct refresh *w;
+	char key[64];
+
 	(void)value;
 	(void)len;
-	fs_refresh(s->fs, s->site, s->repo);
-	return 0;
+	/* Not shared: another one may have begun before the change this one is about. */
+	(void)snprintf(key, sizeof(key), "refresh %p", (void *)op);
+	if (op_waited_for(op, key))
+		return 0;
+	w = calloc(1, sizeof(*w));
+	if (!w || (s->repo && !(w->repo = strdup(s->repo)))) {
+		refresh_free(w);
+		return err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
+	}
+	w->site = s->site;
+	return op_want(op, key, work_refresh, w, refresh_free);
 }
 
 static errint_t show_refresh(struct op *op, const struct subject *s, struct buf *out)

@@ -13,7 +13,6 @@
 
 #include "fs/need_priv.h"
 #include "util/clock.h"
-#include "util/stats.h"
 
 #define CONDEMNED_MAX 3		/* times that an image has layers indexed again; then it is our bug */
 
@@ -255,7 +254,6 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 	errint_t r;
 
 	(void)fs;
-	stat_inc(STAT_SPANS_REFILLED);
 	r = ca_layer_fill_span(a->layer, a->span, &src, c, e);
 	if (r == -EBADMSG && drop_layer(a->img, a->layer))
 		return 0;	/* the handler looks again, and wants the whole layer */

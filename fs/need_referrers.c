@@ -233,7 +233,8 @@ static errint_t fresh_referrers(struct op *op, struct image *img, struct image *
 	atomic_init(&made->refs, 1);
 	made->learnt_ns = f->learnt_ns;
 	made->enclosing = enclosing ? enclosing->ident : 0;
-	r = oci_manifest_parse(buf_str(&f->text->text), f->text->text.len, NULL, &api, &op->err);
+	r = need_nonsense(oci_manifest_parse(buf_str(&f->text->text), f->text->text.len, NULL, &api, &op->err),
+			  "list of referrers", &op->err);
 	if (r == 0)
 		r = merge(op, img, enclosing, api, &made->m);
 	if (r < 0)

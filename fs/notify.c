@@ -20,11 +20,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/cancel.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/log.h"
 
 #define NOTIFY_QUEUE_MAX 65536u
 #define GATE_POLL_NS 200000
+#define FLUSH_POLL_NS 500000
+#define FLUSH_MAX_NS (2 * NSEC_PER_SEC)
 
 struct notice {
 	struct notice *next;
@@ -45,6 +49,7 @@ struct notifier {
 	pthread_cond_t changed;
 	struct notice *head, **tail;
 	size_t queued, dropped;
+	uint64_t n_queued, n_done;	/* in all */
 	bool stopping, running;
 	pthread_t thread;
 };
@@ -115,6 +120,7 @@ static void queue(struct notifier *n, struct notice *x)
 	*n->tail = x;
 	n->tail = &x->next;
 	n->queued++;
+	n->n_queued++;
 	(void)pthread_cond_signal(&n->changed);
 }
 
@@ -146,6 +152,28 @@ void notify_inval_entry(struct notifier *n, uint64_t parent_id, const char *name
 void notify_inval_node(struct notifier *n, uint64_t id)
 {
 	notify(n, id, NULL);
+}
+
+/* Is everything up to that one sent, or will it never be? */
+static bool is_done(struct notifier *n, uint64_t ticket)
+{
+	LOCK_SCOPE(&n->lock);
+	return n->n_done >= ticket || n->stopping;
+}
+
+/* The sender may be stuck in the kernel behind a look-up that waits for a registry: not for ever. */
+void notify_flush(struct notifier *n, struct cancel *c)
+{
+	uint64_t ticket, end = clock_mono_ns() + FLUSH_MAX_NS;
+
+	if (!n)
+		return;
+	{
+		LOCK_SCOPE(&n->lock);
+		ticket = n->n_queued;
+	}
+	while (!is_done(n, ticket) && !cancel_fired(c) && clock_mono_ns() < end)
+		(void)nanosleep(&(struct timespec){ .tv_nsec = FLUSH_POLL_NS }, NULL);
 }
 
 /* ---- sending ---- */
@@ -220,6 +248,8 @@ static void *sender(void *arg)
 				send_notice(n->se, x, can_expire);
 			free(x);
 			x = next;
+			LOCK_SCOPE(&n->lock);
+			n->n_done++;
 		}
 	}
 	return NULL;

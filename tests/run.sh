@@ -70,6 +70,23 @@ unit() {
 	done
 }
 
+# pytests LOT FILES...: those mount tests, their output into a file
+pytests() {
+	local lot=$1; shift
+	REGISTRYFS=$PWD/$out/asan/registryfs python3 -m pytest -q -rf --tb=short -p no:cacheprovider \
+		$long "$@" >"$out/pytest-$lot.log" 2>&1
+}
+# counted LOT STATUS: shows what a lot of mount tests printed, and counts it
+counted() {
+	local log=$out/pytest-$1.log p f
+	# pytest's own summary is reworded, so that only the last line of all counts the whole
+	sed -E 's/^([0-9]+ passed.*|[0-9]+ failed.*)$/mount tests ('"$1"'): \1/' "$log"
+	p=$(grep -oE '[0-9]+ passed' "$log" | tail -n 1 | cut -d' ' -f1)
+	f=$(tail -n 1 "$log" | grep -oE '[0-9]+ (failed|error)' | awk '{ n += $1 } END { print n + 0 }')
+	[ "$2" -eq 0 ] || [ "$f" -gt 0 ] || f=1
+	count "mount tests ($1)" "${p:-0}" "$f"
+}
+
 if [ -n "$install" ]; then
 	title "install"
 	contrib/install-build-deps.sh --tests || { echo "cannot install what the build needs" >&2; exit 1; }
@@ -110,15 +127,18 @@ fi
 if wanted mount; then
 	title "mount tests, real registries and clients, AddressSanitizer and UBSan"
 	one "asan build" built asan clang "${san[@]}"
-	log=$out/pytest.log
-	REGISTRYFS=$PWD/$out/asan/registryfs python3 -m pytest -q -rf --tb=short -p no:cacheprovider \
-		--junitxml="$out/pytest.xml" $long tests 2>&1 | tee "$log"
-	r=${PIPESTATUS[0]}
-	# pytest's own summary line, reworded so that only ours counts the whole
-	p=$(grep -oE '[0-9]+ passed' "$log" | tail -n 1 | cut -d' ' -f1)
-	f=$(grep -oE '[0-9]+ (failed|error)' "$log" | awk '{ n += $1 } END { print n + 0 }')
-	[ "$r" -eq 0 ] || [ "$f" -gt 0 ] || f=1
-	count mount "${p:-0}" "$f"
+	# Two lots side by side; what measures delays runs alone.
+	big=(tests/test_tree.py tests/test_hostile.py tests/test_cache.py)
+	alone=(tests/test_stall.py)
+	rest=()
+	for t in tests/test_*.py; do
+		[[ " ${big[*]} ${alone[*]} " = *" $t "* ]] || rest+=("$t")
+	done
+	pytests big "${big[@]}" & big_pid=$!
+	pytests rest "${rest[@]}"; rest_status=$?
+	wait "$big_pid"; big_status=$?
+	pytests alone "${alone[@]}"; alone_status=$?
+	counted big "$big_status"; counted rest "$rest_status"; counted alone "$alone_status"
 fi
 if wanted fuzz; then
 	title "fuzzers"

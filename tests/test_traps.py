@@ -33,7 +33,8 @@ TRAPS = {
     "F3": ("forget races with lookup", ["unit:test_node.c:look_ups_and_forgets_race", "test_traps.py:test_f3_lookups_and_forgets_race"]),
     "F4": ("replies under a lock", ["unit:test_op.c:eight_threads_of_everything"]),
     "F5": ("notifications that deadlock", ["test_traps.py:test_f5_invalidations_while_everything_looks_do_not_deadlock"]),
-    "F6": ("an invalidation overtakes an answer", ["unit:test_fuse.c:an_answer_older_than_an_invalidation_is_not_cached"]),
+    "F6": ("an invalidation overtakes an answer", ["unit:test_fuse.c:an_answer_older_than_an_invalidation_is_not_cached",
+                                                     "test_traps.py:test_f6_a_refresh_is_complete_when_its_write_returns"]),
     "F7": ("ids used again", ["unit:test_node.c:ids_are_never_used_again"]),
     "F8": ("inode numbers", ["unit:test_node.c:inode_numbers_are_stable_and_never_0_or_1",
                              "test_traps.py:test_f8_inode_numbers_are_the_same_in_readdir_stat_and_after_a_restart"]),
@@ -169,6 +170,20 @@ def test_f5_invalidations_while_everything_looks_do_not_deadlock(one):
         t.join(20)
         assert not t.is_alive(), "somebody waits for ever"
     assert not errors, errors
+
+
+def test_f6_a_refresh_is_complete_when_its_write_returns(one):
+    reg, m = one
+    other = Image([Layer([file("etc/motd", "other\n")])])
+    reg.add("app", other)
+    reg.add_tags("app", IMAGE.digest, [f"t{i:03}" for i in range(300)])
+    for i in range(300):                                 # much that the kernel has to be told
+        os.stat(m.path / f"app/t{i:03}/layers/00")
+    for i in range(60):
+        digest = (IMAGE, other)[i % 2].digest
+        reg.repo("app").tags["1.0"] = digest
+        (m.path / ".control/refresh").write_text("1")
+        assert (m.path / "app/1.0/digest").read_text() == digest + "\n", i
 
 
 def test_f8_inode_numbers_are_the_same_in_readdir_stat_and_after_a_restart(fakereg, mount, tmp_path):
