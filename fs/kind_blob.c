@@ -50,16 +50,6 @@ static errint_t blob_attr(struct op *op, struct node *n, uint32_t sub, struct fs
 	return 0;
 }
 
-static errint_t blob_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->keep_cache = true;
-	return 0;
-}
-
 static errint_t blob_read(struct op *op, struct node *n, uint32_t sub, struct handle *h, uint64_t off,
 			  size_t size, struct buf *ret)
 {
@@ -99,7 +89,7 @@ static errint_t blob_listxattr(struct op *op, struct node *n, uint32_t sub, stru
 const struct kind kind_blob = {
 	.name = "blob",
 	.attr = blob_attr,
-	.open = blob_open,
+	.open = open_constant,
 	.read = blob_read,
 	.getxattr = blob_getxattr,
 	.listxattr = blob_listxattr,
@@ -201,23 +191,13 @@ static errint_t below_image_attr(struct op *op, struct node *n, uint32_t sub, st
 	return r;
 }
 
-static errint_t cached_dir(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->cache_dir = true;
-	return 0;
-}
-
 const struct kind kind_layers = {
 	.name = "layers",
 	.is_dir = true,
 	.attr = below_image_attr,
 	.lookup = layers_lookup,
 	.list = layers_list,
-	.open = cached_dir,
+	.open = open_constant,
 	.drop_data = image_at_free,
 };
 
@@ -384,6 +364,6 @@ const struct kind kind_files = {
 	.attr = below_image_attr,
 	.lookup = files_lookup,
 	.list = files_list,
-	.open = cached_dir,
+	.open = open_constant,
 	.drop_data = image_at_free,
 };

@@ -438,16 +438,6 @@ static errint_t image_list(struct op *op, struct node *dir, uint32_t sub, struct
 	return r < 0 ? r : image_children(op, dir, img, ret);
 }
 
-static errint_t image_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->cache_dir = true;
-	return 0;
-}
-
 static errint_t image_get(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
@@ -475,7 +465,7 @@ const struct kind kind_image = {
 	.attr = image_attr,
 	.lookup = image_lookup,
 	.list = image_list,
-	.open = image_open,
+	.open = open_constant,
 	.getxattr = image_get,
 	.listxattr = image_listx,
 	.drop_data = image_at_free,

@@ -48,16 +48,6 @@ static errint_t oci_file_attr(struct op *op, struct node *n, uint32_t sub, struc
 	return 0;
 }
 
-static errint_t oci_file_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->keep_cache = true;
-	return 0;
-}
-
 static errint_t oci_file_read(struct op *op, struct node *n, uint32_t sub, struct handle *h, uint64_t off,
 			      size_t size, struct buf *ret)
 {
@@ -75,7 +65,7 @@ static errint_t oci_file_read(struct op *op, struct node *n, uint32_t sub, struc
 static const struct kind kind_oci_file = {
 	.name = "layout file",
 	.attr = oci_file_attr,
-	.open = oci_file_open,
+	.open = open_constant,
 	.read = oci_file_read,
 	.drop_data = oci_file_free,
 };
@@ -193,23 +183,13 @@ static errint_t oci_dir_list(struct op *op, struct node *dir, uint32_t sub, stru
 	return r;
 }
 
-static errint_t cached_dir(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->cache_dir = true;
-	return 0;
-}
-
 const struct kind kind_oci_dir = {
 	.name = "layout directory",
 	.is_dir = true,
 	.attr = fixed_dir_attr,
 	.lookup = oci_dir_lookup,
 	.list = oci_dir_list,
-	.open = cached_dir,
+	.open = open_constant,
 	.drop_data = oci_dir_free,
 };
 

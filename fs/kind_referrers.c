@@ -99,23 +99,13 @@ static errint_t platforms_list(struct op *op, struct node *dir, uint32_t sub, st
 	return r;
 }
 
-static errint_t cached_dir(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->cache_dir = true;
-	return 0;
-}
-
 const struct kind kind_platforms = {
 	.name = "platforms",
 	.is_dir = true,
 	.attr = image_dir_attr,
 	.lookup = platforms_lookup,
 	.list = platforms_list,
-	.open = cached_dir,
+	.open = open_constant,
 	.drop_data = image_at_free,
 };
 

@@ -232,16 +232,6 @@ static errint_t tar_attr(struct op *op, struct node *n, uint32_t sub, struct fs_
 	return 0;
 }
 
-static errint_t tar_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->keep_cache = true;
-	return 0;
-}
-
 /* The segment that holds off. */
 static size_t segment_at(const struct tar_file *t, uint64_t off)
 {
@@ -284,7 +274,7 @@ static errint_t tar_read(struct op *op, struct node *n, uint32_t sub, struct han
 const struct kind kind_tar_file = {
 	.name = "archive",
 	.attr = tar_attr,
-	.open = tar_open,
+	.open = open_constant,
 	.read = tar_read,
 	.drop_data = tar_file_free,
 };

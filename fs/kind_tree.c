@@ -244,17 +244,6 @@ static errint_t tree_readlink(struct op *op, struct node *n, uint32_t sub, struc
 
 /* ---- data ---- */
 
-static errint_t tree_open_file(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
-{
-	(void)op;
-	(void)n;
-	(void)sub;
-	(void)flags;
-	ret->keep_cache = true;
-	ret->cache_dir = true;
-	return 0;
-}
-
 static errint_t add_zeros(struct buf *ret, uint64_t n)
 {
 	errint_t r = buf_reserve(ret, n);
@@ -407,7 +396,7 @@ const struct kind kind_tree = {
 	.lookup = tree_find,
 	.list = tree_list,
 	.readlink = tree_readlink,
-	.open = tree_open_file,
+	.open = open_constant,
 	.read = tree_read,
 	.getxattr = tree_getxattr,
 	.listxattr = tree_listxattr,

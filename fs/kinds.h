@@ -107,6 +107,8 @@ void synth_dir_attr(struct op *op, const struct node *n, bool owner_only, int64_
 		    struct fs_attr *ret);
 void synth_file_attr(struct op *op, const struct node *n, uint32_t perm, uint64_t size, int64_t mtime_s,
 		     uint64_t ttl_ns, struct fs_attr *ret);
+/* The open of kinds whose contents never change: the kernel may keep pages and listings. */
+errint_t open_constant(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret);
 /* A blob file below dir. */
 errint_t blob_entry(struct op *op, struct node *dir, const char *name, struct image *img,
 		    const struct oci_descriptor *d, uint64_t ttl_ns, struct fs_entry *ret);
