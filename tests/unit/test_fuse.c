@@ -439,6 +439,34 @@ TEST(files_are_read_at_offsets)
 	kernel_down(k, false);
 }
 
+TEST(no_acls_and_no_labels_but_in_trees)
+{
+	static const struct {
+		const char *name;
+		int r, r_tree;
+	} q[] = {
+		{ "system.posix_acl_access", -EOPNOTSUPP, -ENODATA },
+		{ "security.selinux", -EOPNOTSUPP, -ENODATA },
+		{ "security.capability", -ENODATA, -ENODATA },
+	};
+	struct kernel *k = kernel_up();
+	struct fuse_entry_out e, tree;
+
+	CHECK_OK(lookup(k, 1, "hello", &e));
+	CHECK_OK(lookup(k, 1, "tree", &tree));
+	for (size_t i = 0; i < ARRAY_SIZE(q); i++) {
+		struct {
+			struct fuse_getxattr_in in;
+			char name[32];
+		} x = { .in = { .size = 1000 } };
+
+		memcpy(x.name, q[i].name, strlen(q[i].name) + 1);
+		CHECK_ERR(ask(k, FUSE_GETXATTR, e.nodeid, &x, sizeof(x)), q[i].r);
+		CHECK_ERR(ask(k, FUSE_GETXATTR, tree.nodeid, &x, sizeof(x)), q[i].r_tree);
+	}
+	kernel_down(k, false);
+}
+
 TEST(a_failure_says_why_in_an_xattr)
 {
 	struct kernel *k = kernel_up();
