@@ -7,11 +7,9 @@
  * facts one after the other would never have all of them.
  * When the registry cannot be asked, an older value may be served (po_serve_stale).
  *
- * Blobs, layers and trees are in need_data.c.
+ * Blobs, layers and trees are in need_data.c, the image for this host in need_platform.c.
  */
 #include "fs/need.h"
-
-#include <stdio.h>
 
 #include "fs/need_priv.h"
 #include "policy/policy.h"
@@ -19,7 +17,6 @@
 #include "util/log.h"
 
 #define NO_CATALOG_NS (600 * NSEC_PER_SEC) /* a registry without catalogue does not grow one soon */
-#define INDEX_DEPTH_MAX 4
 
 /* ---- what a piece of work is about ---- */
 
@@ -613,82 +610,4 @@ errint_t need_image(struct op *op, struct site *s, const char *repo, const struc
 		return r;
 	r = ask_want(op, s, buf_str(&name), ask_image, ask_new(s, repo, buf_str(&name), d));
 	return r;
-}
-
-/* ---- the image of an index that stands for it ---- */
-
-static const char *host_arch(void)
-{
-#if defined(__x86_64__)
-	return "amd64";
-#elif defined(__aarch64__)
-	return "arm64";
-#elif defined(__arm__)
-	return "arm";
-#elif defined(__i386__)
-	return "386";
-#elif defined(__powerpc64__)
-	return "ppc64le";
-#elif defined(__s390x__)
-	return "s390x";
-#elif defined(__riscv)
-	return "riscv64";
-#else
-	return "unknown";
-#endif
-}
-
-/* want: "os/arch[/variant]", NULL: this host. */
-static bool platform_fits(const struct oci_descriptor *d, const char *want)
-{
-	char have[256], full[256];
-
-	if (!d->os || !d->arch)
-		return false;
-	if (!want)
-		return strcmp(d->os, "linux") == 0 && strcmp(d->arch, host_arch()) == 0;
-	(void)snprintf(have, sizeof(have), "%s/%s", d->os, d->arch);
-	(void)snprintf(full, sizeof(full), "%s/%s/%s", d->os, d->arch, d->variant ? d->variant : "");
-	return strcmp(want, have) == 0 || strcmp(want, full) == 0;
-}
-
-static const struct oci_descriptor *choose(const struct oci_manifest *m, const char *want)
-{
-	const struct oci_descriptor *only = NULL;
-	size_t n = 0;
-
-	for (size_t i = 0; i < m->n_children; i++) {
-		const struct oci_descriptor *d = &m->children[i];
-
-		if (oci_is_attestation(d))
-			continue;
-		if (platform_fits(d, want))
-			return d;
-		only = d;
-		n++;
-	}
-	return n == 1 ? only : NULL;
-}
-
-errint_t need_platform(struct op *op, struct image *img, struct image **ret)
-{
-	_cleanup_(image_unrefp) struct image *at = image_ref(img);
-
-	for (unsigned depth = 0; at->m->kind == OCI_INDEX; depth++) {
-		const struct oci_descriptor *d = choose(at->m, op->fs->config->platform);
-		struct image *next = NULL;
-		errint_t r;
-
-		if (!d)
-			return -ENOENT;
-		if (depth >= INDEX_DEPTH_MAX || digest_eq(&d->digest, &img->digest))
-			return err_set(&op->err, ELOOP, ERR_INPUT, "an image index contains itself or nests too deep");
-		r = need_image(op, at->site, at->repo, &d->digest, &next);
-		if (r < 0)
-			return r;
-		image_unref(at);
-		at = next;
-	}
-	*ret = steal_ptr(&at);
-	return 0;
 }

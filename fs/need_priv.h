@@ -1,4 +1,4 @@
-/* need_priv.h - what need.c, need_data.c and need_referrers.c share */
+/* need_priv.h - what need.c and the other need_*.c share */
 #pragma once
 
 #include "fs/need.h"
