@@ -550,17 +550,6 @@ static errint_t tag_listx(struct op *op, struct node *n, uint32_t sub, struct bu
 	return image_listxattr(img, ret);
 }
 
-void tag_at_free(void *p)
-{
-	struct tag_at *at = p;
-
-	if (!at)
-		return;
-	free(at->repo);
-	free(at->tag);
-	free(at);
-}
-
 const struct kind kind_tag = {
 	.name = "tag",
 	.is_dir = true,
@@ -569,5 +558,5 @@ const struct kind kind_tag = {
 	.list = tag_list,
 	.getxattr = tag_get,
 	.listxattr = tag_listx,
-	.drop_data = tag_at_free,
+	.drop_data = free,
 };

@@ -111,19 +111,15 @@ static errint_t entry_of(struct op *op, struct node *dir, const char *name, cons
 
 static struct tag_at *tag_at_new(const struct repo_at *at, const char *tag)
 {
-	struct tag_at *t = calloc(1, sizeof(*t));
+	size_t tag_size = strlen(tag) + 1, repo_size = strlen(at->repo) + 1;
+	struct tag_at *t = calloc(1, sizeof(*t) + tag_size + repo_size);
 
 	if (!t)
 		return NULL;
 	t->site = at->site;
-	t->repo = strdup(at->repo);
-	t->tag = strdup(tag);
-	if (t->repo && t->tag)
-		return t;
-	free(t->repo);
-	free(t->tag);
-	free(t);
-	return NULL;
+	t->tag = memcpy(t->text, tag, tag_size);
+	t->repo = memcpy(t->text + tag_size, at->repo, repo_size);
+	return t;
 }
 
 static errint_t tag_entry(struct op *op, struct node *dir, const char *name, const char *tag, uint64_t ttl_ns,

@@ -39,11 +39,10 @@ void repo_at_free(void *p);
 /* kind_tag */
 struct tag_at {
 	struct site *site;
-	char *repo;
-	char *tag;
+	const char *tag;	/* both in text: a long listing makes many of these */
+	const char *repo;
+	char text[];
 };
-
-void tag_at_free(void *p);
 
 /* kind_image and everything below an image or a tag: which image, and in which index it was found.
  * Only the digest is needed to make one; the manifest is fetched when somebody looks. */

@@ -85,9 +85,17 @@ static bool is_fresh(const struct op *op, const struct fact *f, uint64_t ttl)
 	return f->learnt_ns && !f->expired && (f->learnt_ns > op->begun_ns || age_ns(f->learnt_ns) < ttl);
 }
 
+/* A listing asks this for every entry: no work is made that nobody may wait for. */
+static errint_t ask(struct op *op, struct site *s, const char *fact, const struct question *q)
+{
+	if (op_only_looks(op))
+		return -EINPROGRESS;
+	return ask_want(op, s, fact, q->work, ask_new(s, q->repo, q->name, q->digest));
+}
+
 /* Finds a fresh fact, a fresh failure, or wants it.  0: *ret is to be given back with fact_done. */
-static errint_t need_fact(struct op *op, struct site *s, const char *name, enum po_fresh fresh, work_fn work,
-			  struct ask *ask, struct fact *ret)
+static errint_t need_fact(struct op *op, struct site *s, const char *name, enum po_fresh fresh,
+			  const struct question *q, struct fact *ret)
 {
 	uint64_t ttl = po_ttl_ns(fresh, op->fs->config->tag_ttl_ns, ERR_UNSET);
 	bool known = facts_get(s->facts, name, ret);
@@ -96,18 +104,15 @@ static errint_t need_fact(struct op *op, struct site *s, const char *name, enum 
 	if (known && ret->failed_ns && (ret->failed_ns > op->begun_ns || age_ns(ret->failed_ns) < failure_ttl(op, &ret->err))) {
 		struct err e = ret->err;
 
-		ask_free(ask);
 		if (ret->learnt_ns && po_serve_stale(e.cls))
 			return 0;
 		fact_done(ret);
 		op->err = e;
 		return -e.eno;
 	}
-	if (known && !ret->failed_ns && is_fresh(op, ret, ttl)) {
-		ask_free(ask);
+	if (known && !ret->failed_ns && is_fresh(op, ret, ttl))
 		return 0;
-	}
-	r = ask_want(op, s, name, work, ask);
+	r = ask(op, s, name, q);
 	if (r < 0 && r != -EINPROGRESS && known && ret->learnt_ns && po_serve_stale(op->err.cls)) {
 		err_clear(&op->err);
 		return 0;
@@ -130,10 +135,10 @@ static bool fresh_fact(struct op *op, struct site *s, const char *name, enum po_
 	return false;
 }
 
-errint_t need_fact_text(struct op *op, struct site *s, const char *name, work_fn work, struct ask *ask,
+errint_t need_fact_text(struct op *op, struct site *s, const char *name, const struct question *q,
 			struct fact *ret)
 {
-	return need_fact(op, s, name, PO_FRESH_REFERRERS, work, ask, ret);
+	return need_fact(op, s, name, PO_FRESH_REFERRERS, q, ret);
 }
 
 /* A failure that leaves an older value in use is worth a line in the log. */
@@ -208,8 +213,9 @@ static errint_t ask_repos(struct fs *fs, void *arg, struct cancel *c, struct err
 
 static errint_t need_catalog(struct op *op, struct site *s, struct name_list **ret)
 {
+	static const struct question q = { .work = ask_repos };
 	struct fact f;
-	errint_t r = need_fact(op, s, "repos", PO_FRESH_REPO_LIST, ask_repos, ask_new(s, NULL, NULL, NULL), &f);
+	errint_t r = need_fact(op, s, "repos", PO_FRESH_REPO_LIST, &q, &f);
 
 	if (r < 0)
 		return r;
@@ -249,15 +255,20 @@ static errint_t ask_tags(struct fs *fs, void *arg, struct cancel *c, struct err 
 	return publish_list(a->site, a->name, &names, e);
 }
 
+static const char *tags_fact(const char *repo, struct buf *out)
+{
+	buf_adds(out, "tags ");
+	buf_adds(out, repo);
+	return buf_str(out);
+}
+
 errint_t need_tags(struct op *op, struct site *s, const char *repo, struct name_list **ret)
 {
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct question q = { .work = ask_tags, .repo = repo, .name = tags_fact(repo, &name) };
 	struct fact f;
-	errint_t r;
+	errint_t r = need_fact(op, s, q.name, PO_FRESH_TAG_LIST, &q, &f);
 
-	buf_addf(&name, "tags %s", repo);
-	r = need_fact(op, s, buf_str(&name), PO_FRESH_TAG_LIST, ask_tags, ask_new(s, repo, buf_str(&name), NULL),
-		      &f);
 	if (r < 0)
 		return r;
 	*ret = name_list_ref(f.list);
@@ -266,6 +277,15 @@ errint_t need_tags(struct op *op, struct site *s, const char *repo, struct name_
 }
 
 /* ---- one tag ---- */
+
+static const char *tag_fact(const char *repo, const char *tag, struct buf *out)
+{
+	buf_adds(out, "tag ");
+	buf_adds(out, repo);
+	buf_addc(out, ':');
+	buf_adds(out, tag);
+	return buf_str(out);
+}
 
 static errint_t note_name(struct site *s, const char *repo, const char *tag, struct buf *out)
 {
@@ -330,22 +350,22 @@ static errint_t ask_tag(struct fs *fs, void *arg, struct cancel *c, struct err *
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
 	struct fact v = { 0 };
 	errint_t r = rg_resolve(s->reg, a->repo, a->name, &v.digest, c, e);
+	const char *fact = tag_fact(a->repo, a->name, &name);
 
-	buf_addf(&name, "tag %s:%s", a->repo, a->name);
 	if (r < 0 && po_serve_stale(e->cls) && remembered(fs, s, a->repo, a->name, &v.digest)) {
 		log_warn("%s: serving what is cached of %s:%s: %s", rg_name(s->reg), a->repo, a->name, e->msg);
 		r = 0;
 	} else if (r < 0) {
 		if (e->cls == ERR_AUTH || e->cls == ERR_NOTFOUND)
 			forget(fs, s, a->repo, a->name);
-		return repo_failed(s, a->repo, buf_str(&name), r, e);
+		return repo_failed(s, a->repo, fact, r, e);
 	} else {
 		remember(fs, s, a->repo, a->name, &v.digest);
 	}
 	access_granted(s, a->repo, &v.digest);
 	if (*a->repo)
 		site_visited(s, a->repo);
-	facts_set(s->facts, buf_str(&name), &v);
+	facts_set(s->facts, fact, &v);
 	return r;
 }
 
@@ -354,11 +374,10 @@ errint_t need_tag(struct op *op, struct site *s, const char *repo, const char *t
 {
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
 	uint64_t ttl = po_ttl_ns(PO_FRESH_TAG, op->fs->config->tag_ttl_ns, ERR_UNSET), age;
+	const struct question q = { .work = ask_tag, .repo = repo, .name = tag };
 	struct fact f;
-	errint_t r;
+	errint_t r = need_fact(op, s, tag_fact(repo, tag, &name), PO_FRESH_TAG, &q, &f);
 
-	buf_addf(&name, "tag %s:%s", repo, tag);
-	r = need_fact(op, s, buf_str(&name), PO_FRESH_TAG, ask_tag, ask_new(s, repo, tag, NULL), &f);
 	if (r < 0)
 		return r;
 	*ret = f.digest;
@@ -397,8 +416,7 @@ static int listed_tag(struct op *op, struct site *s, const char *repo, const cha
 	struct fact f;
 	int r;
 
-	buf_addf(&name, "tags %s", repo);
-	if (!fresh_fact(op, s, buf_str(&name), PO_FRESH_TAG_LIST, &f))
+	if (!fresh_fact(op, s, tags_fact(repo, &name), PO_FRESH_TAG_LIST, &f))
 		return -1;
 	r = name_list_has(f.list, tag, strlen(tag));
 	fact_done(&f);
@@ -472,7 +490,9 @@ errint_t need_name(struct op *op, struct site *s, const char *repo, const char *
 	errint_t rc = -ENOENT, rt;
 
 	*ret = NAME_IS_NOTHING;
-	buf_addf(&full, "%s%s%s", repo, *repo ? "/" : "", name);
+	buf_adds(&full, repo);
+	buf_adds(&full, *repo ? "/" : "");
+	buf_adds(&full, name);
 	if (can_be_repo && site_is_visited(s, buf_str(&full))) {
 		*ret = NAME_IS_REPO;
 		return 0;

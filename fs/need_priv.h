@@ -31,8 +31,14 @@ errint_t recent_failure(struct op *op, struct site *s, const char *fact);
  * did something wrong.  Other results pass through. */
 errint_t need_nonsense(errint_t r, const char *what, struct err *e);
 
+/* How to ask for a fact: what ask_new is given once somebody has to. */
+struct question {
+	work_fn work;
+	const char *repo, *name;
+	const struct digest *digest;
+};
 /* A fact with text, by the pattern of need.c; *ret is given back with fact_done. */
-errint_t need_fact_text(struct op *op, struct site *s, const char *name, work_fn work, struct ask *ask,
+errint_t need_fact_text(struct op *op, struct site *s, const char *name, const struct question *q,
 			struct fact *ret) _must_check_;
 
 /* wire.c: the registry as a source of the cache.  ctx must stay valid while the source is used. */

@@ -67,7 +67,8 @@ errint_t need_untagged(struct op *op, struct site *s, const char *repo, struct o
 	if (rg_kind(s->reg) != SOURCE_DIR)
 		return oci_manifest_parse(none, strlen(none), "application/vnd.oci.image.index.v1+json", ret, &op->err);
 	buf_addf(&name, "untagged %s", repo);
-	r = need_fact_text(op, s, buf_str(&name), ask_untagged, ask_new(s, repo, buf_str(&name), NULL), &f);
+	r = need_fact_text(op, s, buf_str(&name),
+			   &(struct question){ ask_untagged, repo, buf_str(&name), NULL }, &f);
 	if (r < 0)
 		return r;
 	r = need_nonsense(oci_manifest_parse(buf_str(&f.text->text), f.text->text.len, NULL, ret, &op->err), "list of referrers",
@@ -83,8 +84,8 @@ static errint_t api_referrers(struct op *op, struct image *img, struct fact *ret
 	char text[DIGEST_TEXT_MAX];
 
 	buf_addf(&name, "referrers %s@%s", img->repo, digest_text(&img->digest, text));
-	return need_fact_text(op, img->site, buf_str(&name), ask_referrers,
-			      ask_new(img->site, img->repo, buf_str(&name), &img->digest), ret);
+	return need_fact_text(op, img->site, buf_str(&name),
+			      &(struct question){ ask_referrers, img->repo, buf_str(&name), &img->digest }, ret);
 }
 
 static bool has_digest(const struct oci_manifest *m, const struct digest *d)

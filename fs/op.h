@@ -127,6 +127,9 @@ errint_t op_want(struct op *op, const char *key, work_fn work, void *arg, void (
  * even so must not want it again for ever. */
 bool op_waited_for(struct op *op, const char *key);
 
+/* True: no_wait is set and nothing has been waited for, so op_want would say -EINPROGRESS whatever the key. */
+bool op_only_looks(const struct op *op);
+
 /* Keeps obj until the reply; unref is called once then (at once when obj is pinned already, or
  * there is no memory: -ENOMEM). */
 errint_t op_pin(struct op *op, void *obj, void (*unref)(void *));

@@ -214,6 +214,11 @@ bool op_waited_for(struct op *op, const char *key)
 	return w && w->state == WAIT_DONE && w->r == 0 && w->done_after + 1 == op->priv->runs;
 }
 
+bool op_only_looks(const struct op *op)
+{
+	return op->no_wait && !op->priv->waits;
+}
+
 static bool is_pinned(const struct op_private *p, const struct pin *pin)
 {
 	for (size_t i = 0; i < p->n_pins; i++)
