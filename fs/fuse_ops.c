@@ -136,8 +136,10 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct op *op = begin_name(req, OP_LOOKUP, parent, name);
 
-	if (op)
-		start(op);
+	if (!op)
+		return;
+	atomic_store_explicit(&op->node->looked_in, true, memory_order_relaxed);
+	start(op);
 }
 
 static void do_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)

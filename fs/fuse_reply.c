@@ -196,7 +196,7 @@ static bool add_known(struct dirbuf *b, const char *name, uint64_t next)
 	return known;
 }
 
-static bool add_item(struct dirbuf *b, const struct dir_item *item, uint64_t next)
+static bool add_item(struct dirbuf *b, const struct dir_item *item, uint64_t next, bool full)
 {
 	char name[NODE_NAME_MAX + 1];
 
@@ -204,7 +204,7 @@ static bool add_item(struct dirbuf *b, const struct dir_item *item, uint64_t nex
 	name[item->name_len] = '\0';
 	if (!fits(b, name))
 		return false;
-	if (!b->plus || !add_known(b, name, next))
+	if (!full || !add_known(b, name, next))
 		add_bare(b, name, item->ino, item->dtype, next);
 	return true;
 }
@@ -225,16 +225,28 @@ static bool add_dot(struct dirbuf *b, uint64_t off)
 	return true;
 }
 
+/* With attributes a name costs us and the kernel ten times as much, and `ls` has no use for them.  So in
+ * a lean listing the first name of every reply comes without: who wants attributes looks it up before
+ * he reads on, and gets them with the next reply.  The first reply has them: most listings have no
+ * other. */
+static bool wants_attrs(const struct dirbuf *b, const struct handle *h)
+{
+	bool looked_in = atomic_exchange(&b->op->node->looked_in, false);
+
+	return b->plus && (!h->list.lean || b->op->off == 0 || looked_in);
+}
+
 static void fill_dir(struct dirbuf *b, struct handle *h)
 {
 	uint64_t off = b->op->off;
-	bool more = true;
+	bool more = true, full;
 
 	LOCK_SCOPE(&h->lock);
+	full = wants_attrs(b, h);
 	for (; more && off < FIRST_ITEM; off++)
 		more = add_dot(b, off);
-	for (; more && off - FIRST_ITEM < h->list.n; off++)
-		more = add_item(b, &h->list.items[off - FIRST_ITEM], off + 1);
+	for (bool probe = h->list.lean; more && off - FIRST_ITEM < h->list.n; off++, probe = false)
+		more = add_item(b, &h->list.items[off - FIRST_ITEM], off + 1, full && !probe);
 }
 
 static void reply_dir(struct op *op, const struct fuse_call *c)

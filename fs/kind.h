@@ -64,6 +64,8 @@ struct dirlist {
 	struct dir_item *items;
 	size_t n, cap;
 	struct buf arena;
+	bool lean;			/* many, and a look-up of each costs nothing for a while: names
+					   will do until somebody looks one up */
 	void *keep;			/* a reference that keeps borrowed names alive */
 	void (*keep_unref)(void *);
 };

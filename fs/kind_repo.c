@@ -15,6 +15,9 @@
 #include <sys/stat.h>
 
 #include "policy/policy.h"
+#include "util/clock.h"
+
+#define LEAN_MIN 800	/* tags: about what one reply holds */
 
 /* ---- places ---- */
 
@@ -284,6 +287,13 @@ static bool may_have_tags(const struct repo_at *at, const struct name_list *repo
 	return true;
 }
 
+/* May names do, at first?  Looked up later, a tag costs nothing while the list is fresh, and a request
+ * of its own after that: so only while half of that time is left. */
+static bool is_lean(const struct op *op, const struct name_list *tags)
+{
+	return tags->names.n > LEAN_MIN && clock_mono_ns() - tags->fetched_ns < op->fs->config->tag_ttl_ns / 2;
+}
+
 static errint_t repo_list(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret)
 {
 	const struct repo_at *at = dir->data;
@@ -309,6 +319,7 @@ static errint_t repo_list(struct op *op, struct node *dir, uint32_t sub, struct 
 		r = add_tags(dir, tags, ret);
 	if (r == 0)
 		dirlist_sort_unique(ret);
+	ret->lean = tags && is_lean(op, tags);
 	return r;
 }
 

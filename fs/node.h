@@ -50,6 +50,8 @@ struct node {
 	uint64_t ident;
 	void *data;			/* the kind's, set at birth, constant; given to kind->drop_data */
 
+	atomic_bool looked_in;		/* the kernel has looked a name up since this was last listed */
+
 	/* private to node.c */
 	struct node_table *table;
 	atomic_uint refs;		/* becomes 0 under the table's lock only */

@@ -104,6 +104,16 @@ def test_ls_of_10_000_tags_costs_the_list_pages_and_nothing_else(request, mount,
     assert log.count() == 0, log.dump()[:2000]
 
 
+def test_ls_of_10_000_tags_makes_no_nodes_of_names_that_nobody_looks_at(fake_crowd, mount):
+    m = mount(fake_crowd.url, options="tag_ttl=600")
+    sh(f"ls {m.path}/many/tags")
+    assert m.stats()["fuse_nodes"] < 1500
+    before = m.stats()["fuse_ops"]
+    sh(f"ls -l {m.path}/many/tags")
+    assert m.stats()["fuse_nodes"] > 9_900
+    assert m.stats()["fuse_ops"] - before < 300      # and not one or more per entry
+
+
 def test_ls_l_of_tags_asks_no_manifest_when_it_is_the_first_thing_done(fake_crowd, mount):
     m = mount(fake_crowd.url, options="tag_ttl=600")
     fake_crowd.reset()

@@ -384,6 +384,53 @@ TEST(a_tree_of_1000_files_is_one_node)
 	kernel_down(k, false);
 }
 
+/* Names with attributes in the reply from *off on, which moves behind it. */
+static unsigned read_some(struct kernel *k, uint64_t id, uint64_t fh, uint64_t *off, unsigned *ret_names)
+{
+	struct fuse_read_in in = read_in(fh, *off, 4096);
+	unsigned refs = 0;
+
+	*ret_names = 0;
+	if (!CHECK_OK(ask(k, FUSE_READDIRPLUS, id, &in, sizeof(in))))
+		return 0;
+	for (size_t at = 0; at < k->len; (*ret_names)++) {
+		struct fuse_direntplus *p = (void *)(k->body + at);
+
+		refs += p->entry_out.nodeid != 0;
+		*off = p->dirent.off;
+		at += FUSE_DIRENTPLUS_SIZE(p);
+	}
+	return refs;
+}
+
+TEST(a_lean_listing_gives_attributes_to_those_who_look)
+{
+	struct kernel *k = kernel_up();
+	struct fuse_entry_out tree, e;
+	struct fuse_open_out o;
+	uint64_t off = 0, lookups = 1;
+	unsigned names, refs;
+
+	atomic_store(&toy_lean, true);
+	CHECK_OK(lookup(k, 1, "tree", &tree));
+	CHECK_OK(open_node(k, FUSE_OPENDIR, tree.nodeid, 0, &o));
+	refs = read_some(k, tree.nodeid, o.fh, &off, &names);	/* all but ".", ".." and the first */
+	CHECK(names > 10);
+	CHECK_EQ_INT(refs, names - 3);
+	lookups += refs;
+	CHECK_EQ_INT(read_some(k, tree.nodeid, o.fh, &off, &names), 0);
+	CHECK(names > 10);
+	CHECK_OK(lookup(k, tree.nodeid, "f500", &e));
+	refs = read_some(k, tree.nodeid, o.fh, &off, &names);
+	CHECK_EQ_INT(refs, names - 1);
+	lookups += refs + 1;
+	CHECK_EQ_INT(read_some(k, tree.nodeid, o.fh, &off, &names), 0);
+	CHECK(lookups_become(k, lookups));
+	release(k, FUSE_RELEASEDIR, tree.nodeid, o.fh);
+	atomic_store(&toy_lean, false);
+	kernel_down(k, false);
+}
+
 TEST(offsets_are_cookies_and_rewinding_lists_anew)
 {
 	struct kernel *k = kernel_up();

@@ -28,6 +28,7 @@
 
 /* What the gate keeps back; works end when it opens or their token fires. */
 static atomic_bool toy_gate_open;
+static atomic_bool toy_lean;		/* the tree says that names will do */
 static atomic_int toy_noted, toy_works;
 
 /* Stand-ins for errors.c and the cache. */
@@ -264,6 +265,7 @@ static errint_t toy_tree_list(struct op *op, struct node *dir, uint32_t sub, str
 	errint_t r = sub ? -ENOTDIR : 0;
 
 	(void)op;
+	ret->lean = atomic_load(&toy_lean);
 	for (uint32_t i = 1; i <= TOY_TREE_FILES && r == 0; i++) {
 		char name[16];
 		int len = snprintf(name, sizeof(name), "f%u", i);
