@@ -87,6 +87,17 @@ counted() {
 	count "mount tests ($1)" "${p:-0}" "$f"
 }
 
+# fuzz TARGET: runs it for $seconds, its output and at last "exit STATUS" into a file
+fuzz() {
+	local name=${1##*/fuzz_}
+	mkdir -p "$out/corpus/$name"
+	"$1" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -artifact_prefix="$out/crash-$name-" \
+		"$out/corpus/$name" tests/fuzz/corpus/"$name" >"$out/fuzz-$name.log" 2>&1
+	echo "exit $?" >>"$out/fuzz-$name.log"
+}
+export -f fuzz
+finished() { tail -n 60 "$1"; [ "$(tail -n 1 "$1")" = "exit 0" ]; }
+
 if [ -n "$install" ]; then
 	title "install"
 	contrib/install-build-deps.sh --tests || { echo "cannot install what the build needs" >&2; exit 1; }
@@ -143,16 +154,18 @@ fi
 if wanted fuzz; then
 	title "fuzzers"
 	one "fuzz build" built fuzz clang -Dfuzz=true -Db_lundef=false
-	targets=("$out"/fuzz/tests/fuzz_*)
+	targets=()
+	for t in "$out"/fuzz/tests/fuzz_*; do
+		[ -x "$t" ] && [ -f "$t" ] && targets+=("$t")
+	done
+	# one on each core; 5 minutes shared by all targets, --long: 10 minutes each
+	seconds=$((240 * jobs / ${#targets[@]})); [ "$seconds" -ge 3 ] || seconds=3
+	[ -z "$long" ] || seconds=600
+	export out seconds
+	printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I{} bash -c 'fuzz {}'
 	for t in "${targets[@]}"; do
-		[ -x "$t" ] && [ -f "$t" ] || continue
 		name=${t##*/fuzz_}
-		# 5 minutes shared by all targets; --long: 10 minutes each
-		seconds=$((240 / ${#targets[@]})); [ "$seconds" -ge 3 ] || seconds=3
-		[ -z "$long" ] || seconds=600
-		mkdir -p "$out/corpus/$name"
-		one "fuzz $name (${seconds}s)" "$t" -max_total_time=$seconds -timeout=20 -rss_limit_mb=2048 \
-			-artifact_prefix="$out/crash-$name-" "$out/corpus/$name" tests/fuzz/corpus/"$name"
+		one "fuzz $name (${seconds}s)" finished "$out/fuzz-$name.log"
 	done
 fi
 
