@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "fs/fuse_priv.h"
 #include "tests/unit/fusewire.h"
@@ -18,6 +19,7 @@
 #define REQUESTS_MAX 200
 #define REQUEST_SIZE 16384u
 #define SEEN_MAX 4096
+#define WAKERS_END_MS 5000u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -232,6 +234,14 @@ static uint64_t flush_interrupts(struct fuse_mount *m, uint64_t last)
 	return last;
 }
 
+/* Who completes a flight may hold an operation, and with it a node, a moment longer than its answer. */
+static bool only_root_is_left(struct node_table *nodes)
+{
+	for (unsigned i = 0; i < WAKERS_END_MS && node_count(nodes) > 1; i++)
+		(void)usleep(1000);
+	return node_count(nodes) == 1;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct fuse_custom_io io = { .writev = take_reply, .read = read_nothing };
@@ -257,7 +267,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		node_forget(toy.fs.nodes, ids[i], UINT64_MAX);
 	expect(node_lookups(toy.fs.nodes) == 0);
 	(void)fuse_mount_free(m);
-	expect(node_count(toy.fs.nodes) == 1);
+	expect(only_root_is_left(toy.fs.nodes));
 	toy_down(&toy);
 	return 0;
 }
