@@ -1,5 +1,7 @@
-"""Fixtures of all tests: tools, images, registries, mounts. What a test needs and is missing makes it fail, never skip."""
+"""Fixtures of all tests: tools, images, registries, mounts. What a test needs and is missing makes it fail; only what the
+kernel or a container does not give (loop devices) makes it skip."""
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -18,6 +20,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # What a background job or nohup has us ignore, the programs that are started here would ignore as well.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+        signal.signal(number, handler)
     config.addinivalue_line("markers", "long: takes many seconds; run with --long only")
 
 

@@ -311,6 +311,8 @@ def small_disk(tmp_path):
 def breakable_disk(tmp_path):
     """A directory on an ext4 of its own, and a function after which every access to it is EIO."""
     image, d = tmp_path / "disk.img", tmp_path / "ext4"
+    if not os.path.exists("/dev/loop-control"):
+        pytest.skip("no loop devices here (a container)")
     d.mkdir()
     with open(image, "wb") as f:
         f.truncate(192 << 20)
