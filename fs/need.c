@@ -16,6 +16,7 @@
 #include "util/clock.h"
 #include "util/log.h"
 
+#define STALE_USES_MAX 16
 #define NO_CATALOG_NS (600 * NSEC_PER_SEC) /* a registry without catalogue does not grow one soon */
 
 /* ---- what a piece of work is about ---- */
@@ -423,6 +424,36 @@ static int listed_tag(struct op *op, struct site *s, const char *repo, const cha
 	return r;
 }
 
+/* Many names of a list whose time is over are being looked up (`ls -l` that takes long, say): asking for
+ * the list again is one request, asking for each name is many. */
+static bool list_is_cheaper(struct op *op, struct site *s, const char *repo, const char *tag)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact f;
+	bool yes;
+
+	if (op_only_looks(op) || !facts_get(s->facts, tags_fact(repo, &name), &f))
+		return false;
+	yes = f.list && name_list_has(f.list, tag, strlen(tag)) &&
+	      atomic_fetch_add(&f.list->stale_uses, 1) >= STALE_USES_MAX;
+	fact_done(&f);
+	return yes;
+}
+
+/* As listed_tag, after asking for the whole list where that is better; -1: it does not help. */
+static errint_t listed_again(struct op *op, struct site *s, const char *repo, const char *tag)
+{
+	_cleanup_(name_list_unrefp) struct name_list *tags = NULL;
+	errint_t r = need_tags(op, s, repo, &tags);
+
+	if (r == 0)
+		return name_list_has(tags, tag, strlen(tag));
+	if (r == -EINPROGRESS)
+		return r;
+	err_clear(&op->err);
+	return -1;
+}
+
 static errint_t tag_exists(struct op *op, struct site *s, const char *repo, const char *name, bool *ret)
 {
 	struct digest d;
@@ -435,6 +466,10 @@ static errint_t tag_exists(struct op *op, struct site *s, const char *repo, cons
 	if (!ref_is_tag(name, strlen(name)) || (!*repo && !rg_root_is_repo(s->reg)))
 		return 0;
 	listed = listed_tag(op, s, repo, name);
+	if (listed < 0 && list_is_cheaper(op, s, repo, name))
+		listed = listed_again(op, s, repo, name);
+	if (listed == -EINPROGRESS)
+		return listed;
 	if (listed >= 0) {
 		*ret = listed;
 		return 0;

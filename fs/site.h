@@ -26,6 +26,7 @@ struct name_list {
 	struct rg_names names;
 	_Atomic unsigned refs;
 	uint64_t fetched_ns;	/* clock_mono_ns */
+	_Atomic unsigned stale_uses;	/* names looked up one by one since its time is over */
 };
 struct name_list *name_list_ref(struct name_list *l);
 struct name_list *name_list_unref(struct name_list *l);

@@ -171,6 +171,19 @@ def test_a_second_look_within_the_ttl_costs_nothing_and_after_it_one_page(fakere
     assert kinds(fakereg) == {"tags_list": 1, "catalog": 1}, fakereg.dump()
 
 
+def test_looking_up_what_was_listed_long_ago_costs_one_list_not_a_request_each(fakereg, mount):
+    tags = [f"t{i}" for i in range(300)]
+    fakereg.add("app", SMALL, *tags)
+    m = mount(fakereg.url, options="tag_ttl=3")
+    assert sorted(os.listdir(m.path / "app")) == sorted(tags)
+    time.sleep(6.5)
+    fakereg.reset()
+    for tag in tags:
+        os.stat(m.path / "app" / tag)
+    got = kinds(fakereg)
+    assert got.get("tags_list", 0) <= 3 and got.get("manifest_head", 0) <= 60 and got.get("manifest_get", 0) == 0, fakereg.dump()[:2000]
+
+
 def test_a_tag_is_revalidated_with_one_cheap_request(fakereg, mount):
     fakereg.add("app", SMALL, "1.0")
     m = mount(fakereg.url, options="tag_ttl=1")
