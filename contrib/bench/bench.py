@@ -63,7 +63,8 @@ class Bench:
         self.program = pathlib.Path(args.program).resolve()
         self.runs, self.limit, self.budget, self.kinds = args.runs, args.limit, args.budget, kinds
         self.tools = [kind.name for kind in kinds]
-        self.figures, self.over, self.failed, self.spent, self.next_run = {}, {}, set(), {}, {}
+        self.figures, self.over, self.failed = {}, {}, set()
+        self.spent, self.next_run, self.spent_out = {}, {}, set()
         self.notes = [f"a row to {self.limit:.0f} s, a tool to {self.budget:.0f} s over all runs"]
 
     def remark(self, text):
@@ -119,6 +120,8 @@ class Bench:
                 self.remark(f"{tool.name} could not read {unread} of the files")
         self.row(tool, "iops", proc.iops, root, self.largest)
         self.note(tool, "rss", tool.rss())
+        if tool.rss() <= proc.own_peak():
+            self.remark(f"{tool.name} takes at most the memory printed, which is that of the benchmark before exec")
 
     def session(self, kind, parts):
         """One start from nothing, then the parts: first, last, find."""
@@ -137,8 +140,7 @@ class Bench:
                 opened = time.monotonic() - start
                 for part in parts:
                     if part == "find":
-                        if root is not None:
-                            self.tree(tool, root, opened)
+                        self.tree(tool, root, opened)
                         continue
                     if root is not None:
                         data = self.row(tool, part, proc.cat, root / FILES[part], before=opened)
@@ -151,7 +153,8 @@ class Bench:
 
     def measure(self, kind, parts):
         """A peer that fails is reported and measured no further; we ourselves must not fail."""
-        todo, begun, over = [p for p in parts if (kind.name, p) not in self.over], time.monotonic(), len(self.over)
+        todo = [p for p in kind.parts if p in parts and (kind.name, p) not in self.over]
+        begun, over = time.monotonic(), len(self.over)
         for these in [[p] for p in todo] if kind.lazy else [todo]:
             if not these or kind.name in self.failed:
                 continue
@@ -185,10 +188,13 @@ class Bench:
 
     def affordable(self, kind, number):
         """Whether one more run like the last one, less the rows that are given up, stays within the budget."""
-        if number and kind.name not in self.failed and self.spent[kind.name] + self.next_run[kind.name] > self.budget:
-            self.spent[kind.name] = float("inf")
+        if kind.name in self.failed or kind.name in self.spent_out:
+            return False
+        if number and self.spent[kind.name] + self.next_run[kind.name] > self.budget:
+            self.spent_out.add(kind.name)
             self.remark(f"{kind.name} has {number} of {self.runs} runs")
-        return self.spent.get(kind.name, 0) < float("inf")
+            return False
+        return True
 
     # ---- many tags
 

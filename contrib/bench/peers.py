@@ -50,6 +50,7 @@ class Tool:
     """open() is timed, and has until self.deadline. lazy: what is fetched depends on what is read, so that every file is
     measured from nothing; for the others one open() counts for all rows."""
     name, programs, lazy, version = "", (), False, ()
+    parts = ("first", "last", "find")
 
     def __init__(self, bench, scratch):
         self.bench, self.scratch = bench, pathlib.Path(scratch)
@@ -193,6 +194,7 @@ class Crane(Tool):
 class CraneOne(Tool):
     """One file out of the stream. The clock stops when its bytes have come out: tar itself reads its input to the end."""
     name, programs, lazy = "crane export, tar -xO FILE", ("crane",), True
+    parts = ("first", "last")
 
     def open(self):
         return None

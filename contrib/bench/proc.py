@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -99,6 +100,10 @@ def daemon_peak(pid):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def own_peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def drop_caches():

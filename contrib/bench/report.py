@@ -34,7 +34,7 @@ def ratio(figure, value, own):
 
 def cell(figure, values, over, own, runs):
     if over is not None:
-        return f"> {over:.0f}" + (f" ×>{over / own:.0f}" if own and figure != "iops" else "")
+        return "-" if figure == "iops" else f"> {over:.0f}" + (f" ×>{over / own:.0f}" if own else "")
     if not values:
         return "-"
     text = number(statistics.median(values))
@@ -47,7 +47,7 @@ def cell(figure, values, over, own, runs):
 
 def markdown(bench, versions):
     """The whole report; bench has tools (names), figures, over, runs and notes."""
-    lines = [machine(bench.runs, versions), "", "Median (least-greatest) ×ratio: what registryfs is better by, below 1 worse by."]
+    lines = [machine(bench.runs, versions), "", "Median (least-greatest) ×ratio: how much better registryfs is, below 1: worse."]
     own = {f: statistics.median(v) for f, v in bench.figures["registryfs"].items()}
     for title, figures in TABLES:
         figures = [f for f in figures if any(f in bench.figures.get(t, {}) for t in bench.tools)]
