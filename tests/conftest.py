@@ -75,6 +75,12 @@ def ggcr():
         yield server
 
 
+@pytest.fixture(scope="session")
+def referrers_registry():
+    with servers.ReferrersRegistry() as server:
+        yield server
+
+
 @pytest.fixture
 def fakereg():
     """A fresh fake registry, plain and open; its switches may be changed."""

@@ -10,6 +10,7 @@
 set -euo pipefail
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
+HERE=$(cd "$(dirname "$0")" && pwd)
 CACHE=${REGISTRYFS_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/registryfs-tests}
 BIN=$CACHE/bin
 GO_MIN=1.26          # what the programs below need
@@ -26,7 +27,8 @@ PACKAGES='docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podma
 GO_TOOLS='distribution3 github.com/distribution/distribution/v3/cmd/registry@v3.1.2
 ggcr-registry github.com/google/go-containerregistry/cmd/registry@v0.22.1
 crane github.com/google/go-containerregistry/cmd/crane@v0.22.1
-token-server github.com/docker/distribution/contrib/token-server@v2.8.3+incompatible'
+token-server github.com/docker/distribution/contrib/token-server@v2.8.3+incompatible
+referrers-registry ./servers/referrers'        # a folder of ours, with a go.mod of its own
 
 say() { printf 'install-tools: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
@@ -42,11 +44,19 @@ missing_packages() {
 	done
 }
 
-# A tool is up to date when the stamp beside it names the version wanted.
+# What the stamp beside a tool says: the version, or the digest of our own sources.
+version_of() {
+	case $1 in
+	./*) cat "$HERE/$1/main.go" "$HERE/$1/go.mod" "$HERE/$1/go.sum" | sha256sum ;;
+	*) printf '%s\n' "$1" ;;
+	esac
+}
+
 missing_go_tools() {
 	local name pkg
 	while read -r name pkg; do
-		[ -x "$BIN/$name" ] && [ "$(cat "$BIN/.$name.version" 2>/dev/null)" = "$pkg" ] || printf '%s\n' "$name"
+		[ -x "$BIN/$name" ] && [ "$(cat "$BIN/.$name.version" 2>/dev/null)" = "$(version_of "$pkg")" ] ||
+			printf '%s\n' "$name"
 	done <<<"$GO_TOOLS"
 }
 
@@ -106,6 +116,14 @@ find_go() {
 	go_is_new "$GO" || die "the fetched Go toolchain does not run"
 }
 
+go_install() { # PACKAGE DIR
+	local pkg=$1
+	case $pkg in
+	./*) cd "$HERE/$pkg" || return; pkg=. ;;
+	esac
+	env -u GOROOT GOBIN="$2" GOFLAGS=-modcacherw GOTOOLCHAIN=local CGO_ENABLED=0 "$GO" install "$pkg"
+}
+
 build_go_tools() {
 	local name pkg out
 	find_go
@@ -114,11 +132,11 @@ build_go_tools() {
 		pkg=$(awk -v n="$name" '$1 == n { print $2 }' <<<"$GO_TOOLS")
 		say "go: building $name ($pkg)"
 		out=$(mktemp -d "$CACHE/gobin.XXXXXX")
-		env -u GOROOT GOBIN="$out" GOFLAGS=-modcacherw GOTOOLCHAIN=local CGO_ENABLED=0 "$GO" install "$pkg" \
+		(go_install "$pkg" "$out") \
 			>"$CACHE/go.log" 2>&1 || { tail -n 20 "$CACHE/go.log" >&2; die "could not build $name"; }
 		mv "$out"/* "$BIN/$name"
 		rmdir "$out"
-		printf '%s\n' "$pkg" >"$BIN/.$name.version"
+		version_of "$pkg" >"$BIN/.$name.version"
 	done
 }
 

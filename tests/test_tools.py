@@ -555,12 +555,41 @@ def test_referrers_by_the_api(fakereg, mount):
     assert {i["digest"] for i in index} == {APP1.digest, sig.digest, sbom.digest, of_sig.digest}
 
 
-def test_referrers_by_the_fallback_tag(registry28, mount):
-    push(registry28.url, "ref/fallback", "1.0", APP1)
+def test_referrers_by_the_api_of_a_real_registry(referrers_registry, mount, proxy):
+    """go-containerregistry's; the fallback tag is not even asked for."""
+    reg, kind = referrers_registry, "application/vnd.example.signature"
+    push(reg.url, "ref/real", "1.0", APP1)
+    sig = Image([Layer.from_blob(b"signature", None, kind, {"org.opencontainers.image.title": "sig.json"})], b"{}",
+                config_media_type=kind, subject=APP1)
+    of_sig = Image([Layer.from_blob(b"s", None, kind)], b"{}", config_media_type=kind, subject=sig)
+    for a in (sig, of_sig):
+        push(reg.url, "ref/real", a.digest, a)
+    p = proxy(reg.url)
+    m = mount(p.url)
+    r = m.path / "ref/real/1.0/referrers"
+    assert referrers(r) == {kind.replace("/", "_"): [sig.digest]}
+    d = r / kind.replace("/", "_") / sig.digest
+    assert (d / "manifest.json").read_bytes() == sig.manifest
+    assert referrers(d / "referrers") == {kind.replace("/", "_"): [of_sig.digest]}
+    asked = p.requests("/referrers/")
+    assert [(q.path.rpartition("/")[2], q.status) for q in asked] == [(APP1.digest, 200), (sig.digest, 200)]
+    assert not p.requests("/manifests/sha256-")
+
+
+def fallback_tag(reg, repo):
+    """An image, and a signature of it that only the tag sha256-... tells of."""
+    push(reg.url, repo, "1.0", APP1)
     sig = artifact({"sig.json": b"signature"}, "application/vnd.example.signature", subject=APP1)
-    push(registry28.url, "ref/fallback", sig.digest, sig)
-    push(registry28.url, "ref/fallback", APP1.digest.replace(":", "-"), Index([sig]))
-    m = mount(registry28.url)
+    push(reg.url, repo, sig.digest, sig)
+    push(reg.url, repo, APP1.digest.replace(":", "-"), Index([sig]))
+    return sig
+
+
+@pytest.mark.parametrize("name", ["registry28", "distribution3", "ggcr"])
+def test_referrers_by_the_fallback_tag(request, mount, name):
+    reg = request.getfixturevalue(name)
+    sig = fallback_tag(reg, "ref/fallback")
+    m = mount(reg.url)
     assert referrers(m.path / "ref/fallback/1.0/referrers") == {"application_vnd.example.signature": [sig.digest]}
     d = m.path / "ref/fallback/1.0/referrers/application_vnd.example.signature" / sig.digest
     assert (d / "files/sig.json").read_text() == "signature"

@@ -172,10 +172,17 @@ class Distribution3(_Distribution):
 
 
 class GgcrRegistry(Server):
-    """go-containerregistry's in-memory registry: referrers API; accepts wrong things."""
+    """go-containerregistry's in-memory registry: no referrers API (its program leaves it off); accepts wrong things."""
 
     def command(self):
         return [tool("ggcr-registry"), "-port", str(self.port)]
+
+
+class ReferrersRegistry(Server):
+    """go-containerregistry's again, with the referrers API: servers/referrers."""
+
+    def command(self):
+        return [tool("referrers-registry"), "-addr", self.host]
 
 
 class TokenServer(Server):
