@@ -2,9 +2,13 @@
  * api_referrers.c - who refers to a digest (distribution-spec: listing referrers)
  *
  * The API when the registry has it, else the index under the tag sha256-<hex>.  One page is passed
- * on as it is; several are put together into one index.  "No API" is what a registry says (JSON,
- * Go's plain "404 page not found", nothing at all, or status 200 with JSON that is not an index).  A
- * web page comes from something in between and is an error: the list under the tag would be short.
+ * on as it is; several are put together into one index.
+ *
+ * Any first 404 means "no API" (the specification insists), also a web page: proxies in front of old
+ * registries let only the routes through that they know.  Only a registry's own answer (JSON, Go's
+ * plain "404 page not found") is remembered, and the tag must be answered by a registry in any case:
+ * behind a proxy that lost its backend both requests get a page, and that is an error.  Web pages
+ * with another status are errors at once.
  */
 #include "registry/api_priv.h"
 
@@ -106,26 +110,36 @@ static bool is_router_404(const struct rg_reply *reply)
 	return *text == '{' || strncmp(text, "404 page not found", 18) == 0;
 }
 
-/* Does this first answer mean that there is no such API?  *ret_remember: for a while. */
-static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *ret_remember)
+/* Not "this repository (or this manifest) is unknown", which says nothing about the API. */
+static bool is_about_the_route(struct rg_api *a, const struct rg_reply *reply)
 {
 	struct err words = { 0 };
 
-	*ret_remember = true;
-	if (reply->status == 200 || reply->status == 404 || reply->status == 400)
-		if (is_web_page(reply))
-			return false;
-	if (reply->status == 200)
-		return !reply->content_type || strcmp(reply->content_type, OCI_TYPE_INDEX) != 0;
-	if (reply->status == 405 || reply->status == 501)
-		return true;
-	if (reply->status != 404 && reply->status != 400)
-		return false;
 	(void)rg_errmap(reply, rg_host_name(a->host), "referrers", &words);
-	*ret_remember = reply->status == 404 && is_router_404(reply) &&
-			strcmp(words.code, "NAME_UNKNOWN") != 0 &&
-			strcmp(words.code, "MANIFEST_UNKNOWN") != 0;
-	return is_router_404(reply) || reply->body.len == 0;
+	return strcmp(words.code, "NAME_UNKNOWN") != 0 &&
+	       strcmp(words.code, "MANIFEST_UNKNOWN") != 0;
+}
+
+/* Does this first answer mean that there is no such API?  *ret_remember: for a while. */
+static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *ret_remember)
+{
+	*ret_remember = true;
+	switch (reply->status) {
+	case 200:
+		return !is_web_page(reply) && (!reply->content_type ||
+					       strcmp(reply->content_type, OCI_TYPE_INDEX) != 0);
+	case 400:
+		*ret_remember = false;
+		return !is_web_page(reply) && (is_router_404(reply) || reply->body.len == 0);
+	case 404:
+		*ret_remember = is_router_404(reply) && is_about_the_route(a, reply);
+		return true;
+	case 405:
+	case 501:
+		return true;
+	default:
+		return false;
+	}
 }
 
 /* 1: no API (ask the tag), 0: more pages may follow (reply->link_next), negative: failed. */

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from lib import images, servers, treecmp
+from lib import faults, images, servers, treecmp
 from lib.images import (Image, Index, Layer, artifact, directory, file, hardlink, push, sha256, symlink, whiteout,
                         write_layout)
 from lib.rfs import Mount
@@ -594,6 +594,18 @@ def test_referrers_by_the_fallback_tag(request, mount, name):
     d = m.path / "ref/fallback/1.0/referrers/application_vnd.example.signature" / sig.digest
     assert (d / "files/sig.json").read_text() == "signature"
     assert names(m.path / "ref/fallback") == ["1.0"]              # the tag itself is machinery
+
+
+def test_a_404_page_for_the_referrers_api_makes_us_ask_the_fallback_tag(fakereg, mount):
+    """A proxy that knows the routes of old registries only. When it answers everything so, it is an error."""
+    fakereg.referrers_api = False
+    sig = fallback_tag(fakereg, "ref/page")
+    fakereg.fault("GET", "/referrers/", faults.html(404), times=None)
+    m = mount(fakereg.url)
+    assert referrers(m.path / "ref/page/1.0/referrers") == {"application_vnd.example.signature": [sig.digest]}
+    d = m.path / "ref/page/1.0/referrers/application_vnd.example.signature" / sig.digest
+    fakereg.fault("GET", "/manifests/sha256-", faults.html(404), times=None)
+    assert errno_of(os.listdir, d / "referrers") == "EIO"
 
 
 def test_referrers_by_cosign_tags(registry28, mount):

@@ -137,10 +137,13 @@ void rg_reply_done(struct rg_reply *r)
 /* Enough of errmap.c for these tests: a 404 counts only with the registry's words. */
 errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *what, struct err *e)
 {
-	const char *code = strstr(buf_str(&reply->body), "_UNKNOWN");
+	char code[40] = "";
+	const char *at = strstr(buf_str(&reply->body), "\"code\":\"");
 	errint_t r;
 
-	if (reply->status == 404 && code)
+	if (at)
+		(void)sscanf(at, "\"code\":\"%39[A-Z_]", code);
+	if (reply->status == 404 && strstr(code, "_UNKNOWN"))
 		r = err_set(e, ENOENT, ERR_NOTFOUND, "%s has no %s", host, what);
 	else if (reply->status == 401 || reply->status == 403)
 		r = err_set(e, EACCES, ERR_AUTH, "%s refused %s", host, what);
@@ -148,10 +151,7 @@ errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *w
 		r = err_set(e, EIO, ERR_NET, "%s answered %d for %s", host, reply->status, what);
 	if (e) {
 		e->http = reply->status;
-		if (strstr(buf_str(&reply->body), "NAME_UNKNOWN"))
-			(void)snprintf(e->code, sizeof(e->code), "NAME_UNKNOWN");
-		else if (code)
-			(void)snprintf(e->code, sizeof(e->code), "MANIFEST_UNKNOWN");
+		(void)snprintf(e->code, sizeof(e->code), "%s", code);
 	}
 	return r;
 }

@@ -790,15 +790,69 @@ TEST(referrers_failures)
 	(void)rg_close(g);
 }
 
-TEST(referrers_web_pages_say_nothing_about_the_api)
+#define UNKNOWN(what) "{\"errors\":[{\"code\":\"" what "_UNKNOWN\"}]}"
+
+/* The tag has been asked after the API, n requests in all. */
+static void check_tag_asked(size_t n)
+{
+	CHECK_EQ_INT(fake_n_requests(), n);
+	CHECK_EQ_STR(fake_request(n - 2)->path, "referrers/sha256:" ZEROS);
+	CHECK_EQ_STR(fake_request(n - 1)->path, "manifests/sha256-" ZEROS);
+}
+
+TEST(referrers_any_404_of_the_api_makes_us_ask_the_tag)
+{
+	static const struct fake_answer pages[] = {
+		{ .status = 404, .content_type = "text/html", .body = "<html>" },
+		{ .status = 404, .content_type = "text/html", .body = "not here" },
+		{ .status = 404, .body = "no such route" },
+		{ .status = 404, .body = "" },
+		{ .status = 404, .body = UNKNOWN("NAME") },
+		{ .status = 404, .body = UNKNOWN("MANIFEST") },
+	};
+	struct rg_registry *g = open_source("fake.example");
+	struct buf out = { 0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+		fake_push(pages[i]);
+		reply(200, INDEX(CHILD(ONES)));
+		CHECK_OK(referrers(g, &out, NULL));
+		CHECK_EQ_STR(buf_str(&out), INDEX(CHILD(ONES)));
+		check_tag_asked(2 * i + 2); /* nothing is kept: it may have been a proxy */
+	}
+	reply(404, UNKNOWN("METHOD")); /* go-containerregistry's words for "no API" */
+	reply(404, UNKNOWN("MANIFEST"));
+	CHECK_OK(referrers(g, &out, NULL));
+	check_tag_asked(2 * ARRAY_SIZE(pages) + 2);
+	reply(200, INDEX(CHILD(ONES)));
+	CHECK_OK(referrers(g, &out, NULL));
+	CHECK_EQ_INT(fake_n_requests(), 2 * ARRAY_SIZE(pages) + 3);
+	buf_done(&out);
+	(void)rg_close(g);
+}
+
+TEST(referrers_behind_a_proxy_without_backend_are_an_error)
+{
+	static const struct fake_answer page = { .status = 404, .content_type = "text/html",
+						 .body = "<html>" };
+	struct rg_registry *g = open_source("fake.example");
+	struct buf out = { 0 };
+
+	fake_push(page);
+	fake_push(page);
+	CHECK_ERR(referrers(g, &out, NULL), -EIO);
+	check_tag_asked(2);
+	buf_done(&out);
+	(void)rg_close(g);
+}
+
+TEST(referrers_other_web_pages_say_nothing_about_the_api)
 {
 	static const struct fake_answer pages[] = {
 		{ .status = 200, .content_type = "text/html", .body = "<html>" },
 		{ .status = 200, .body = "\n<!doctype html>" },
-		{ .status = 404, .content_type = "text/html", .body = "<html>" },
-		{ .status = 404, .content_type = "text/html", .body = "not here" },
-		{ .status = 404, .body = "no backend" },
 		{ .status = 400, .body = "<html>" },
+		{ .status = 502, .body = "<html>" },
 	};
 	struct rg_registry *g = open_source("fake.example");
 	struct buf out = { 0 };
@@ -810,13 +864,6 @@ TEST(referrers_web_pages_say_nothing_about_the_api)
 		CHECK_EQ_STR(fake_request(i)->path, "referrers/sha256:" ZEROS);
 	}
 	CHECK_EQ_INT(fake_n_requests(), ARRAY_SIZE(pages));
-	reply(404, ""); /* may be the API, may be a proxy: the tag says, and nothing is kept */
-	reply(404, "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}");
-	CHECK_OK(referrers(g, &out, &e));
-	reply(404, "{\"errors\":[{\"code\":\"NOT_FOUND\"}]}");
-	reply(404, "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}");
-	CHECK_OK(referrers(g, &out, &e));
-	CHECK_EQ_STR(fake_request(8)->path, "referrers/sha256:" ZEROS);
 	buf_done(&out);
 	(void)rg_close(g);
 }
