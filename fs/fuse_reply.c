@@ -210,14 +210,15 @@ static bool add_item(struct dirbuf *b, const struct dir_item *item, uint64_t nex
 }
 
 /* ".": offset 0, "..": offset 1. */
-static bool add_dot(struct dirbuf *b, uint64_t off)
+static bool add_dot(struct dirbuf *b, const struct dirlist *list, uint64_t off)
 {
-	const struct op *op = b->op;
-	const struct node *n = op->node;
+	const struct node *n = b->op->node;
 	const char *name = off == 0 ? "." : "..";
-	uint64_t ino = node_sub_ino(n, op->sub);
+	uint64_t ino = node_sub_ino(n, b->op->sub);
 
-	if (off == 1 && op->sub == 0 && n->parent)
+	if (off == 1 && list->parent_ino)
+		ino = list->parent_ino;
+	else if (off == 1 && n->parent)
 		ino = n->parent->ino;
 	if (!fits(b, name))
 		return false;
@@ -244,7 +245,7 @@ static void fill_dir(struct dirbuf *b, struct handle *h)
 	LOCK_SCOPE(&h->lock);
 	full = wants_attrs(b, h);
 	for (; more && off < FIRST_ITEM; off++)
-		more = add_dot(b, off);
+		more = add_dot(b, &h->list, off);
 	for (bool probe = h->list.lean; more && off - FIRST_ITEM < h->list.n; off++, probe = false)
 		more = add_item(b, &h->list.items[off - FIRST_ITEM], off + 1, full && !probe);
 }

@@ -66,6 +66,7 @@ struct dirlist {
 	struct buf arena;
 	bool lean;			/* many, and a look-up of each costs nothing for a while: names
 					   will do until somebody looks one up */
+	uint64_t parent_ino;		/* for ".."; 0: the parent of the node */
 	void *keep;			/* a reference that keeps borrowed names alive */
 	void (*keep_unref)(void *);
 };
@@ -102,7 +103,7 @@ struct kind {
 	 * child (the wrapper does it when ret->attr.mode is 0). */
 	errint_t (*lookup)(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
 			   struct fs_entry *ret);
-	/* All entries but "." and "..".  All or error. */
+	/* All entries but "." and "..".  All or error.  Below a tree's root it says parent_ino. */
 	errint_t (*list)(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret);
 	errint_t (*readlink)(struct op *op, struct node *n, uint32_t sub, struct buf *ret);
 	/* ret->handle exists already.  Directories: called after list, with O_DIRECTORY in flags, for

@@ -214,6 +214,8 @@ static errint_t tree_list(struct op *op, struct node *dir, uint32_t sub, struct 
 	if (sub >= tree_count(t))
 		return -ESTALE;
 	tree_get(t, sub, &d);
+	if (sub != TREE_ROOT)
+		ret->parent_ino = node_sub_ino(dir, d.parent);
 	for (uint32_t i = 0; i < d.n_children && r == 0; i++) {
 		uint32_t child = d.first_child + i;
 

@@ -196,6 +196,7 @@ def check_inodes(top):
         assert len(names) == len(set(names))
         assert entries[0][1] == st.st_ino, path
         # the kernel's own view of `..`
+        assert not parent or entries[1][1] == parent.st_ino, path
         assert os.lstat(path + b"/..").st_ino == (parent.st_ino if parent else os.lstat(os.path.dirname(path)).st_ino)
         assert st.st_nlink == 2 + sum(1 for e in entries[2:] if e[2] == stat.S_IFDIR >> 12), path
         for name, ino, kind in entries[2:]:
