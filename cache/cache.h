@@ -85,7 +85,7 @@ errint_t ca_blob_read(struct ca_blob *b, uint64_t off, void *dst, size_t len, si
 
 /* ---- layers: table of contents and random access to the uncompressed tar --------------------- */
 struct ca_layer;
-/* -ENOENT: not indexed yet.  Open layers are shared (one object per digest while referenced). */
+/* -ENOENT: not indexed yet (class INTEGRITY: damaged and dropped).  Open layers are shared (one object per digest while referenced). */
 errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret,
 		      struct err *e) _must_check_;
 /* Streams the blob once: verifies size and digest, inflates, verifies diff_id (when not NULL),
@@ -101,7 +101,7 @@ DEFINE_CLEANUP(struct ca_layer *, ca_layer_unref)
 struct tree *ca_layer_tree(struct ca_layer *l);		/* borrowed */
 uint64_t ca_layer_size(const struct ca_layer *l);	/* of the uncompressed tar */
 /* Reads from the uncompressed tar, at most up to the end of the span that holds off; *ret_n says
- * how much.  -ENODATA: span *ret_span has to be filled first. */
+ * how much.  -ENODATA: span *ret_span has to be filled first (class INTEGRITY: it was damaged). */
 errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
 		       uint32_t *ret_span, struct err *e) _must_check_;
 /* Fetches one span again by Range from the nearest checkpoint and verifies it.  -EBADMSG: the index

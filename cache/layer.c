@@ -261,7 +261,7 @@ static errint_t layer_open(struct ca_store *s, const struct digest *d, const cha
 	r = load(l, e);
 	if (r == -EBADMSG) {
 		ca_object_drop(s, CA_LAYER, key);
-		return err_set(e, ENOENT, ERR_LOCAL,
+		return err_set(e, ENOENT, ERR_INTEGRITY,
 			       "the index of layer %s was damaged in the cache", key);
 	}
 	if (r == 0)
@@ -338,8 +338,8 @@ errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, 
 		r = ca_object_read(o, off - start, dst, n, e);
 	if (r == -ENOENT || r == -EBADMSG) {
 		*ret_span = span;
-		return err_set(e, ENODATA, ERR_LOCAL, "span %u of layer %s is not in the cache",
-			       span, l->key);
+		return err_set(e, ENODATA, r == -EBADMSG ? ERR_INTEGRITY : ERR_LOCAL,
+			       "span %u of layer %s is not in the cache", span, l->key);
 	}
 	if (r == 0)
 		*ret_n = n;

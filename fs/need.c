@@ -51,15 +51,27 @@ void ask_free(void *p)
 	free(a);
 }
 
+static errint_t ask_key(const struct site *s, const char *fact, struct buf *ret)
+{
+	return buf_addf(ret, "%s|%s", s->name, fact);
+}
+
 errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work, struct ask *a)
 {
 	_cleanup_buf_ struct buf key = BUF_INIT(2048);
 
-	if (!a || buf_addf(&key, "%s|%s", s->name, fact) < 0) {
+	if (!a || ask_key(s, fact, &key) < 0) {
 		ask_free(a);
 		return err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
 	}
 	return op_want(op, buf_str(&key), work, a, ask_free);
+}
+
+unsigned ask_times(struct op *op, struct site *s, const char *fact)
+{
+	_cleanup_buf_ struct buf key = BUF_INIT(2048);
+
+	return ask_key(s, fact, &key) < 0 ? 0 : op_times_waited(op, buf_str(&key));
 }
 
 static uint64_t age_ns(uint64_t since)

@@ -5,6 +5,9 @@
  * waits for the same layer waits for one stream.  Keys carry the repository: another repository's
  * permissions are not ours.
  *
+ * What the cache loses as soon as it has been fetched (a disk that spoils what is written, a cache
+ * that is much too small) is not fetched for ever: see lost().
+ *
  * An image keeps its layers open while it lives: reads find them without a look-up.  One that turns
  * out wrong (-EBADMSG of a span's fill) is taken out and indexed again; whoever uses it at that time
  * has a reference of his own.
@@ -15,6 +18,7 @@
 #include "util/clock.h"
 
 #define CONDEMNED_MAX 3		/* times that an image has layers indexed again; then it is our bug */
+#define EVICTED_MAX 8		/* times that one operation fetches what others then push out */
 
 static pthread_mutex_t layers_lock = PTHREAD_MUTEX_INITIALIZER;	/* layers of all images; a leaf but for refs */
 
@@ -38,11 +42,32 @@ static errint_t note(const struct ask *a, const char *what, errint_t r, const st
 	return r;
 }
 
+/* The cache has not got it, as op->err says (class INTEGRITY: it was damaged).  Is it worth fetching,
+ * or has that been done for this operation before?  failure: under which fact to remember that. */
+static errint_t lost(struct op *op, struct image *img, const char *fact, const char *failure)
+{
+	const char *dir = ca_store_dir(op->fs->cache);
+	unsigned times = ask_times(op, img->site, fact);
+	bool damaged = op->err.cls == ERR_INTEGRITY;
+	errint_t r = 0;
+
+	err_clear(&op->err);
+	if (damaged && times > 0)
+		r = err_set(&op->err, EIO, ERR_INTEGRITY, "what is written to the cache is damaged when it is "
+			    "read again; check the disk that holds %s", dir);
+	else if (times >= EVICTED_MAX)
+		r = err_set(&op->err, EIO, ERR_LOCAL, "the cache does not keep what is fetched for this; give "
+			    "%s more room (cache_size, cache_free)", dir);
+	return r < 0 ? ask_failed(img->site, failure, r, &op->err) : 0;
+}
+
 /* Wants the fact, unless that has just failed. */
 static errint_t want(struct op *op, struct image *img, const char *fact, work_fn work, struct ask *a)
 {
-	errint_t r = recent_failure(op, img->site, fact);
+	errint_t r = lost(op, img, fact, fact);
 
+	if (r == 0)
+		r = recent_failure(op, img->site, fact);
 	if (r == 0)
 		return ask_want(op, img->site, fact, work, a);
 	ask_free(a);
@@ -88,7 +113,6 @@ errint_t need_blob(struct op *op, struct image *img, const struct oci_descriptor
 		return op_pin(op, ca_blob_ref(*ret), blob_unref);
 	if (r != -ENOENT)
 		return r;
-	err_clear(&op->err);
 	fact_of("blob", img, &d->digest, &fact);
 	return want(op, img, buf_str(&fact), fill_blob, ask_blob(img, d));
 }
@@ -124,7 +148,6 @@ errint_t need_blob_data(struct op *op, struct image *img, const struct oci_descr
 	if (r == -EBADMSG) {	/* damaged on disk and dropped: fetch it again */
 		_cleanup_buf_ struct buf fact = BUF_INIT(1024);
 
-		err_clear(&op->err);
 		fact_of("blob", img, &d->digest, &fact);
 		return want(op, img, buf_str(&fact), fill_blob, ask_blob(img, d));
 	}
@@ -232,7 +255,6 @@ static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca
 	}
 	if (r != -ENOENT)
 		return r;
-	err_clear(&op->err);
 	a = ask_new(img->site, img->repo, digest_text(&d->digest, text), &d->digest);
 	if (a)
 		a->size = d->size;
@@ -265,7 +287,7 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 static errint_t want_span(struct op *op, struct image *img, size_t layer, struct ca_layer *l, uint32_t span)
 {
 	const struct digest *d = &img->m->layers[layer].digest;
-	_cleanup_buf_ struct buf fact = BUF_INIT(1024);
+	_cleanup_buf_ struct buf one = BUF_INIT(1024), all = BUF_INIT(1024);
 	char text[DIGEST_TEXT_MAX];
 	struct ask *a = ask_new(img->site, img->repo, digest_text(d, text), d);
 	errint_t r;
@@ -275,14 +297,16 @@ static errint_t want_span(struct op *op, struct image *img, size_t layer, struct
 		a->layer = ca_layer_ref(l);
 		a->span = span;
 	}
-	fact_of("span", img, d, &fact);
-	r = recent_failure(op, img->site, buf_str(&fact));
-	if (r < 0) {
-		ask_free(a);
-		return r;
-	}
-	buf_addf(&fact, " %u", span);
-	return ask_want(op, img->site, buf_str(&fact), fill_span, a);
+	fact_of("span", img, d, &one);
+	buf_addf(&one, " %u", span);
+	fact_of("span", img, d, &all);
+	r = lost(op, img, buf_str(&one), buf_str(&all));
+	if (r == 0)
+		r = recent_failure(op, img->site, buf_str(&all));
+	if (r == 0)
+		return ask_want(op, img->site, buf_str(&one), fill_span, a);
+	ask_free(a);
+	return r;
 }
 
 errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_t off, size_t len,
@@ -298,10 +322,8 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 		size_t n = 0;
 
 		r = ca_layer_read(l, off, ret->data + ret->len, len, &n, &span, &op->err);
-		if (r == -ENODATA) {
-			err_clear(&op->err);
+		if (r == -ENODATA)
 			return want_span(op, img, layer, l, span);
-		}
 		if (r < 0)
 			return r;
 		if (n == 0)

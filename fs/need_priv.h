@@ -20,6 +20,8 @@ struct ask {
 struct ask *ask_new(struct site *s, const char *repo, const char *name, const struct digest *d);
 void ask_free(void *p);
 /* Wants "<site>|<fact>"; takes over a (NULL: -ENOMEM). */
+/* How often this operation has waited for the fact with success. */
+unsigned ask_times(struct op *op, struct site *s, const char *fact);
 errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work, struct ask *a) _must_check_;
 
 /* Publishes a failure under that name; returns r. */

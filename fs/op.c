@@ -318,6 +318,7 @@ static void wake(void *waiter, errint_t r, const struct err *e)
 		LOCK_SCOPE(&op->eng->lock);
 		w->state = WAIT_DONE;
 		w->r = MIN_OF(r, 0);
+		w->times += r >= 0;
 		w->err = copy;
 		ready = one_less_pending(op->eng, op);
 	}

@@ -126,6 +126,8 @@ errint_t op_want(struct op *op, const char *key, work_fn work, void *arg, void (
 /* True when this operation has just waited for key and it succeeded: a handler that finds nothing
  * even so must not want it again for ever. */
 bool op_waited_for(struct op *op, const char *key);
+/* How often this operation has waited for key with success. */
+unsigned op_times_waited(struct op *op, const char *key);
 
 /* True: no_wait is set and nothing has been waited for, so op_want would say -EINPROGRESS whatever the key. */
 bool op_only_looks(const struct op *op);

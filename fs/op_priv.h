@@ -25,6 +25,7 @@ struct wait {
 	struct op *op;
 	enum { WAIT_WANTED, WAIT_JOINED, WAIT_DONE } state;
 	unsigned done_after;		/* the run that waited for it */
+	unsigned times;			/* that it succeeded */
 	errint_t r;
 	struct err *err;		/* why; NULL: it succeeded, or there was no memory */
 	struct work *work;		/* while WANTED */

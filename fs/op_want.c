@@ -219,6 +219,13 @@ bool op_only_looks(const struct op *op)
 	return op->no_wait && !op->priv->waits;
 }
 
+unsigned op_times_waited(struct op *op, const char *key)
+{
+	const struct wait *w = find_wait(op, key);
+
+	return w ? w->times : 0;
+}
+
 static bool is_pinned(const struct op_private *p, const struct pin *pin)
 {
 	for (size_t i = 0; i < p->n_pins; i++)

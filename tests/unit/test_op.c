@@ -369,6 +369,22 @@ static errint_t waited(struct op *op, struct probe *p)
 	return op_want(op, "void", do_nothing, p, NULL);
 }
 
+static errint_t three_times(struct op *op, struct probe *p)
+{
+	return op_times_waited(op, "void") >= 3 ? 0 : op_want(op, "void", do_nothing, p, NULL);
+}
+
+TEST(a_handler_knows_how_often_it_has_waited)
+{
+	struct probe p = { 0 };
+	struct rig g;
+
+	rig_up(&g, &p, three_times, NULL);
+	CHECK_OK(call(&g));
+	CHECK_EQ_INT(p.runs, 4);
+	rig_down(&g);
+}
+
 TEST(a_handler_knows_what_it_has_waited_for)
 {
 	struct probe p = { 0 };

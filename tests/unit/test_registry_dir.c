@@ -8,95 +8,26 @@
 #include <sys/stat.h>
 
 #include "registry/dir_priv.h"
+#include "tests/unit/layoutmake.h"
 
 #define IMAGE "{\"schemaVersion\":2,\"mediaType\":\"" OCI_TYPE_MANIFEST "\",\"layers\":[]}"
-#define LAYOUT "{\"imageLayoutVersion\":\"1.0.0\"}"
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 
-static char top[64];
 static struct rg_registry *reg;
-
-static void put(const char *path, const char *text)
-{
-	char full[512];
-	FILE *f;
-
-	(void)snprintf(full, sizeof(full), "%s/%s", top, path);
-	for (char *p = full + strlen(top) + 1; (p = strchr(p, '/')); *p++ = '/') {
-		*p = '\0';
-		(void)mkdir(full, 0755);
-	}
-	f = fopen(full, "w");
-	if (CHECK(f != NULL)) {
-		(void)fputs(text, f);
-		(void)fclose(f);
-	}
-}
-
-/* Stores a blob and returns its digest (four at once, in turn). */
-static const char *put_blob(const char *repo, const char *text)
-{
-	static char out[4][DIGEST_TEXT_MAX];
-	static unsigned turn;
-	char path[512], hex[DIGEST_TEXT_MAX];
-	struct digest d;
-	char *ret = out[turn++ % 4];
-
-	digest_of(DIGEST_SHA256, text, strlen(text), &d);
-	(void)snprintf(path, sizeof(path), "%s/blobs/sha256/%s", repo, digest_hex(&d, hex));
-	put(path, text);
-	digest_text(&d, ret);
-	return ret;
-}
-
-/* A layout whose index.json has these entries (the inside of the list). */
-static void put_layout(const char *repo, const char *entries)
-{
-	char path[256], text[4096];
-
-	(void)snprintf(path, sizeof(path), "%s/oci-layout", repo);
-	put(path, LAYOUT);
-	(void)snprintf(path, sizeof(path), "%s/index.json", repo);
-	(void)snprintf(text, sizeof(text), "{\"schemaVersion\":2,\"manifests\":[%s]}", entries);
-	put(path, text);
-}
-
-static const char *entry(const char *digest, size_t size, const char *name)
-{
-	static char out[4][512];
-	static unsigned turn;
-	char *ret = out[turn++ % 4];
-
-	(void)snprintf(ret, sizeof(out[0]),
-		       "{\"mediaType\":\"%s\",\"digest\":\"%s\",\"size\":%zu%s%s%s}",
-		       OCI_TYPE_MANIFEST, digest, size,
-		       name ? ",\"annotations\":{\"org.opencontainers.image.ref.name\":\"" : "",
-		       name ? name : "", name ? "\"}" : "");
-	return ret;
-}
 
 static void begin(void)
 {
 	char source[128];
 
-	(void)snprintf(top, sizeof(top), "/tmp/test-registry-dir-XXXXXX");
-	CHECK(mkdtemp(top) != NULL);
+	layout_top();
 	(void)snprintf(source, sizeof(source), "dir:%s", top);
 	CHECK_OK(rg_open(NULL, source, &reg, NULL));
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f)
-{
-	(void)st;
-	(void)type;
-	(void)f;
-	return remove(path);
 }
 
 static void end(void)
 {
 	reg = rg_close(reg);
-	(void)nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	layout_remove();
 }
 
 /* The names joined by spaces. */
