@@ -52,6 +52,8 @@ struct ca_source {
 	errint_t (*read)(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len,
 			 ca_sink_fn sink, void *sink_ctx, struct cancel *c, struct err *e);
 	void *ctx;
+	/* A part of d that read gave was wrong; true: asking again may give another.  NULL: never. */
+	bool (*bad)(void *ctx, const struct digest *d);
 };
 
 /* ---- manifests: exact bytes and media type, by digest ---------------------------------------- */

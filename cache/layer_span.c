@@ -8,6 +8,8 @@
  * (there are some only where checkpoints are rare: one big zstd frame, a very large layer) are
  * stored as well.
  *
+ * A source that gives wrong bytes is told so, and asked once more if it knows another place.
+ *
  * If the hashes are right and decoding still fails, or the span's CRC is wrong, then our own state
  * is: the layer's object is dropped, and the caller has to get the layer anew and index it again
  * (-EBADMSG, also for all who still hold the old one).
@@ -118,6 +120,7 @@ struct refill {
 	uint32_t crc;			/* of the present span */
 	bool whole;			/* its beginning was seen */
 	bool broken; /* decoding failed; the hashes will tell whose fault it is */
+	bool wrong;	/* the source gave something else than when the layer was indexed */
 };
 
 /* End of a unit in the blob. */
@@ -126,8 +129,9 @@ static uint64_t unit_limit(const struct layer_file *f, uint32_t unit)
 	return unit + 1 < f->n_units ? f->units[unit + 1].in : f->packed;
 }
 
-static errint_t not_as_before(const struct refill *f, const char *what, struct err *e)
+static errint_t not_as_before(struct refill *f, const char *what, struct err *e)
 {
+	f->wrong = true;
 	stat_inc(STAT_INTEGRITY_FAILURES);
 	return err_set(e, EIO, ERR_INTEGRITY, "part of layer %s %s", f->l->key, what);
 }
@@ -306,10 +310,10 @@ static errint_t refill(struct refill *f, uint32_t span, const struct ca_source *
 	return r;
 }
 
-errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
-			    struct cancel *c, struct err *e)
+/* *ret_wrong: it failed since the source gave wrong bytes. */
+static errint_t fill_once(struct ca_layer *l, uint32_t span, const struct ca_source *src,
+			  struct cancel *c, bool *ret_wrong, struct err *e)
 {
-	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
 	struct refill f = {
 		.l = l,
 		.start = (uint64_t)span * CA_SPAN_BYTES,
@@ -317,20 +321,35 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 		.data = BUF_INIT(CA_SPAN_BYTES),
 	};
 
+	f.end = MIN_OF(f.start + CA_SPAN_BYTES, l->file.size);
+	span_set_init(&f.others, l->s, &l->digest);
+	errint_t r = refill(&f, span, src, e);
+	*ret_wrong = f.wrong;
+	span_set_done(&f.others);
+	(void)inflate_free(f.z);
+	(void)digest_ctx_free(f.sum);
+	buf_done(&f.data);
+	return r;
+}
+
+errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
+			    struct cancel *c, struct err *e)
+{
+	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
+	bool wrong;
+
 	if (span >= l->file.n_spans)
 		return err_set(e, EINVAL, ERR_BUG, "layer %s has no span %u", l->key, span);
 	if (layer_span_open(l, span, &there) == 0) /* that it exists is not enough to read it */
 		return 0;
 	if (atomic_load(&l->condemned))
 		return dropped(l, e);
-	f.end = MIN_OF(f.start + CA_SPAN_BYTES, l->file.size);
-	span_set_init(&f.others, l->s, &l->digest);
-	errint_t r = refill(&f, span, src, e);
+	errint_t r = fill_once(l, span, src, c, &wrong, e);
+	if (r < 0 && wrong && src && src->bad && src->bad(src->ctx, &l->digest)) {
+		err_clear(e);
+		r = fill_once(l, span, src, c, &wrong, e);
+	}
 	if (r == 0)
 		stat_inc(STAT_SPANS_REFILLED);
-	span_set_done(&f.others);
-	(void)inflate_free(f.z);
-	(void)digest_ctx_free(f.sum);
-	buf_done(&f.data);
 	return r;
 }

@@ -47,9 +47,16 @@ static errint_t source_read(void *ctx, const struct digest *d, uint64_t size, ui
 	return -EIO;
 }
 
+static bool source_bad(void *ctx, const struct digest *d)
+{
+	const struct wire_source *ws = ctx;
+
+	return rg_blob_was_bad(ws->reg, d);
+}
+
 struct ca_source wire_source(struct wire_source *ctx)
 {
-	return (struct ca_source){ .read = source_read, .ctx = ctx };
+	return (struct ca_source){ .read = source_read, .ctx = ctx, .bad = source_bad };
 }
 
 /* ---- making a mount ---- */

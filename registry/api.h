@@ -7,7 +7,8 @@
  * mean what their namesakes in registry.h say.
  *
  * It remembers two things for API_MEMORY_NS: repositories without a referrers API, and blobs of
- * which a mirror sent wrong bytes, which are then asked of the registry itself.
+ * which a mirror sent wrong bytes (or may have: a part that turned out wrong later), which are then
+ * asked of the registry itself.
  */
 #pragma once
 
@@ -47,5 +48,6 @@ errint_t rg_api_get_manifest(struct rg_api *a, const char *repo, const char *ref
 errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest *d, uint64_t size,
 			 uint64_t off, uint64_t len, rg_sink_fn sink, void *ctx, struct cancel *c,
 			 struct err *e) _must_check_;
+bool rg_api_blob_was_bad(struct rg_api *a, const struct digest *d);
 errint_t rg_api_list_referrers(struct rg_api *a, const char *repo, const struct digest *d,
 			       struct buf *ret_index, struct cancel *c, struct err *e) _must_check_;

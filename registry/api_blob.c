@@ -12,7 +12,8 @@
  *
  * Whole blobs from mirrors are hashed here: the cache would notice wrong bytes as well, but not
  * that the registry itself may have better ones.  It is asked at once when no byte has been given
- * out, else at the next read, since what a mirror has spoilt is remembered.
+ * out, else at the next read, since what a mirror has spoilt is remembered.  Parts only the cache can
+ * check; it says so (rg_blob_was_bad).
  */
 #include "registry/api_priv.h"
 
@@ -287,4 +288,12 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 	if (r < 0 && e)
 		*e = mine;
 	return r;
+}
+
+bool rg_api_blob_was_bad(struct rg_api *a, const struct digest *d)
+{
+	if (api_remembers(a, a->bad_blobs, d, sizeof(*d)))
+		return false;
+	api_remember(a, &a->bad_blobs, d, sizeof(*d));
+	return true;
 }

@@ -228,6 +228,11 @@ errint_t rg_get_blob(struct rg_registry *g, const char *repo, const struct diges
 			rg_api_get_blob(g->api, full, d, size, off, len, sink, ctx, c, e);
 }
 
+bool rg_blob_was_bad(struct rg_registry *g, const struct digest *d)
+{
+	return !g->dir && rg_api_blob_was_bad(g->api, d);
+}
+
 errint_t rg_list_referrers(struct rg_registry *g, const char *repo, const struct digest *d,
 			   struct buf *ret_index, struct cancel *c, struct err *e)
 {

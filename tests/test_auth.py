@@ -444,6 +444,30 @@ def test_a_mirror_in_trouble_is_passed_over(guarded, make_fakereg, mount, tmp_pa
         assert b64("alice:" + PASSWORD) not in str(r.headers)
 
 
+def test_parts_that_a_mirror_spoils_come_from_the_registry(guarded, make_fakereg, mount, tmp_path):
+    """A part of a layer is checked by the cache, which has the hashes; the mirror is not asked for that layer again."""
+    big = os.urandom(14 << 20)
+    image = Image([Layer([file("big", big)])])
+    reg, mirror = guarded(None), make_fakereg(name="mirror")
+    for r in (reg, mirror):
+        r.add("app", image, "1.0")
+    m = mount(reg.url, options=f"registries_conf={registries_conf(tmp_path / 'r.conf', reg, mirror.host)}")
+    assert (m.path / "app/1.0/rootfs/big").read_bytes() == big
+    assert mirror.count("blob_get") == 1 and reg.count("blob_get") == 0, reg.dump() + mirror.dump()
+    m.umount()
+    spans = sorted(f for f in pathlib.Path(m.env["XDG_CACHE_HOME"]).glob("registryfs/span/*/*"))
+    assert len(spans) == 4
+    for f in spans:
+        f.unlink()
+    mirror.reset(), reg.reset()
+    mirror.fault("GET", "/blobs/", faults.flip(5), times=None)
+    m.start()
+    assert (m.path / "app/1.0/rootfs/big").read_bytes() == big
+    [wrong] = mirror.requests(kind="blob_get")
+    assert "range" in wrong.headers and reg.count("blob_get") >= 4, reg.dump() + mirror.dump()
+    assert m.stats()["integrity_failures"] == 1 and m.stats()["spans_refilled"] == 4
+
+
 def test_a_blocked_registry_is_refused_with_a_sentence(guarded, tmp_path):
     reg = guarded(None)
     conf = registries_conf(tmp_path / "r.conf", reg, extra="blocked = true\n")

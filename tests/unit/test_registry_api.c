@@ -641,6 +641,31 @@ TEST(blob_wrong_bytes_of_a_mirror_are_asked_of_the_registry_next_time)
 	(void)rg_close(g);
 }
 
+TEST(parts_that_the_cache_finds_wrong_are_asked_of_the_registry)
+{
+	struct rg_registry *g = open_source("fake.example");
+	struct buf b = BUF_INIT(100);
+	struct digest d, other;
+	struct fake_answer part = { .status = 206, .body = "wrong", .has_range = true,
+				    .range_start = 6, .range_total = 11, .from_mirror = true };
+
+	digest_of(DIGEST_SHA256, "bytes wanted", 12, &d);
+	digest_of(DIGEST_SHA256, "another", 7, &other);
+	fake_push(part);
+	CHECK_OK(rg_get_blob(g, "app", &d, 11, 6, 5, add_to_buf, &b, NULL, NULL));
+	CHECK(fake_request(0)->mirrors);
+	CHECK(rg_blob_was_bad(g, &d));
+	CHECK(!rg_blob_was_bad(g, &d)); /* said before: the registry itself is wrong */
+	fake_push(part);
+	CHECK_OK(rg_get_blob(g, "app", &d, 11, 6, 5, add_to_buf, &b, NULL, NULL));
+	CHECK(!fake_request(1)->mirrors);
+	fake_push(part);
+	CHECK_OK(rg_get_blob(g, "app", &other, 11, 6, 5, add_to_buf, &b, NULL, NULL));
+	CHECK(fake_request(2)->mirrors);
+	buf_done(&b);
+	(void)rg_close(g);
+}
+
 TEST(blob_of_another_length_at_a_mirror_is_asked_of_the_registry_at_once)
 {
 	struct rg_registry *g = open_source("fake.example");
