@@ -314,12 +314,13 @@ static errint_t fetch(struct auth *a, const struct auth_ask *ask, const struct l
 		if (r < 0)
 			return r;
 		if (cr.kind == CRED_REGISTRY_TOKEN) {
-			*ret = (struct token){ .value = steal_ptr(&cr.secret),
+			*ret = (struct token){ .value = steal_ptr(&cr.secret), .named = true,
 					       .expires_ns = clock_mono_ns() };
 			return 0;
 		}
 		q.cred = &cr;
 		r = token_fetch(&q, ret, c, e);
+		ret->named = cr.kind != CRED_NONE;
 		if (r != -EACCES || !cr.from_helper)
 			return r;
 		creds_refused(a->creds, ask->host);
@@ -378,6 +379,7 @@ static errint_t look(struct auth *a, struct slot *s, struct auth_try *t, uint64_
 		cred_wipe(t->header);
 		t->header = header;
 		t->token_gen = s->gen;
+		t->named = s->token.named;
 		ret->have = true;
 		return 0;
 	}
@@ -445,7 +447,7 @@ static int use_basic(struct auth *a, const struct auth_ask *ask, struct auth_try
 		return no_memory(e);
 	cred_wipe(t->header);
 	t->header = buf_take(&header, NULL);
-	t->sent_basic = true;
+	t->sent_basic = t->named = true;
 	return 1;
 }
 

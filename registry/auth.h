@@ -37,6 +37,7 @@ struct auth_try {
 	char *header;		/* "Authorization: ..", secret; NULL = send none */
 	unsigned rounds;
 	bool sent_basic;
+	bool named;		/* header was had by credentials, not for anybody */
 	bool fresh_token;	/* the token in header was made for this exchange */
 	uint64_t token_gen;	/* 0 = none was sent */
 };
@@ -68,6 +69,7 @@ struct token_query {
 struct token {
 	char *value;		/* secret */
 	uint64_t expires_ns;	/* monotonic; renewal ahead is taken off */
+	bool named;		/* credentials got it */
 };
 
 /* "Authorization: Basic ..", of user and secret; out is secret, and is not moved while it grows. */

@@ -232,6 +232,21 @@ static errint_t read_token(const struct token_query *q, const struct http_res *r
 	return ret->value ? 0 : no_memory(e);
 }
 
+/* Some services refuse the token when the repository is private or does not exist. */
+static errint_t refused_repo(const struct token_query *q, int status, struct err *e)
+{
+	const struct cred *cr = q->cred;
+
+	if (cr->kind == CRED_NONE)
+		return err_set(e, EACCES, ERR_AUTH, "%s wants credentials for %.100s (HTTP %d): it does not "
+			       "exist or is not public; check the name, or log in with \"podman login %s\"",
+			       q->ask->host, q->ask->repo, status, q->ask->host);
+	return err_set(e, EACCES, ERR_AUTH, "%s gives %s%s from %s no access to %.100s (HTTP %d): check the "
+		       "name, or log in as another user", q->ask->host,
+		       cr->kind == CRED_BASIC ? "user " : "", cr->kind == CRED_BASIC ? cr->user :
+		       "the identity token", cr->origin, q->ask->repo, status);
+}
+
 static errint_t refused(const struct token_query *q, int status, struct err *e)
 {
 	const struct cred *cr = q->cred;
@@ -246,6 +261,8 @@ static errint_t refused(const struct token_query *q, int status, struct err *e)
 			    "the token service %s of %s sent a redirect, which is "
 			    "not followed",
 			    q->realm->host, q->ask->host);
+	else if (q->ask->repo && (cr->kind == CRED_NONE || status == 403))
+		r = refused_repo(q, status, e);
 	else if (cr->kind == CRED_NONE)
 		r = err_set(e, EACCES, ERR_AUTH, "%s wants credentials (HTTP %d); log in with "
 			    "\"podman login %s\" or \"docker login %s\"", q->ask->host, status,

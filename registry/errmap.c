@@ -79,13 +79,13 @@ struct row {
 };
 
 static const struct row rows[] = {
-	{401, NULL, {EACCES, ERR_AUTH, "log in with \"podman login\" or \"docker login\""}},
-	{403, NULL, {EACCES, ERR_AUTH, "these credentials may not do that"}},
+	{401, NULL, {EACCES, ERR_AUTH, NULL}},
+	{403, NULL, {EACCES, ERR_AUTH, NULL}},
 	{429, NULL, {EIO, ERR_RATE, "too many requests"}},
 	{405, NULL, {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
 	{501, NULL, {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
-	{0, "UNAUTHORIZED", {EACCES, ERR_AUTH, "log in with \"podman login\" or \"docker login\""}},
-	{0, "DENIED", {EACCES, ERR_AUTH, "these credentials may not do that"}},
+	{0, "UNAUTHORIZED", {EACCES, ERR_AUTH, NULL}},
+	{0, "DENIED", {EACCES, ERR_AUTH, NULL}},
 	{0, "TOOMANYREQUESTS", {EIO, ERR_RATE, "too many requests"}},
 	{0, "UNSUPPORTED", {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
 	{0, "NAME_INVALID", {EINVAL, ERR_INPUT, NULL}},
@@ -119,6 +119,24 @@ static struct verdict judge(int status, const struct words *w)
 	return (struct verdict){ EIO, ERR_INPUT, NULL };
 }
 
+/* What to do about a refusal.  Registries refuse what does not exist as well, so as not to tell. */
+static const char *refusal_hint(const struct rg_reply *r)
+{
+	switch (r->speaker) {
+	case RG_REPOSITORY:
+		return r->named ? "it does not exist, or your user may not read it: check the name, or "
+				  "log in as another user" :
+				  "it does not exist or is not public: check the name, or log in with "
+				  "\"podman login\" or \"docker login\"";
+	case RG_REGISTRY:
+		return r->named ? "your user may not do that; log in as another user" :
+				  "log in with \"podman login\" or \"docker login\"";
+	case RG_ELSEWHERE:
+		break;
+	}
+	return "the server that it redirects to refuses";
+}
+
 static void add_words(struct err *e, const char *words)
 {
 	size_t n = e ? strlen(e->msg) : 0;
@@ -145,6 +163,8 @@ errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *w
 
 	read_words(reply, &w);
 	v = judge(reply->status, &w);
+	if (v.cls == ERR_AUTH)
+		v.hint = refusal_hint(reply);
 	if (w.parsed)
 		r = err_set(e, v.eno, v.cls, "%s: %s says %s%s%s (HTTP %d)%s%s", what, host, w.code,
 			    *w.text ? ": " : "", w.text, reply->status, v.hint ? "; " : "",

@@ -39,6 +39,7 @@ struct trip {
 	bool head_read;			/* of the last request */
 	bool answered;			/* the registry itself has said something */
 	bool sink_failed;		/* the error is the sink's: final */
+	bool named;			/* the answer was given to somebody, see struct rg_reply */
 	bool once;			/* no second attempt: there is another place to ask */
 };
 
@@ -341,6 +342,7 @@ static errint_t exchange(struct trip *t, struct err *e)
 			break;
 		stat_inc(STAT_HTTP_RETRIES);
 	}
+	t->named = t->auth.named;
 	auth_try_done(&t->auth);
 	return r;
 }
@@ -407,6 +409,9 @@ static void finish(struct trip *t)
 {
 	if (!t->head_read)
 		reply_read_head(&t->res, t->call, t->reply);
+	t->reply->named = t->named;
+	if (t->at_origin)
+		t->reply->speaker = t->call->repo && *t->call->repo ? RG_REPOSITORY : RG_REGISTRY;
 	t->reply->body = t->res.body;
 	t->res.body = (struct buf)BUF_INIT(0);
 }

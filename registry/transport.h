@@ -54,6 +54,12 @@ struct rg_reply {
 	uint64_t range_start, range_total; /* total 0 = the server did not say */
 	uint64_t sunk;		/* bytes given to the sink */
 	bool from_mirror;	/* not the registry itself: worth asking that if it is no good */
+	bool named;		/* credentials were used (or a token they got) */
+	enum rg_speaker {	/* who answered: */
+		RG_ELSEWHERE = 0,	/* where a redirect led */
+		RG_REGISTRY,		/* the registry, about itself */
+		RG_REPOSITORY,		/* the registry, about the call's repository */
+	} speaker;
 	struct buf body;	/* buffered body; of errors at most 64 KiB */
 };
 void rg_reply_done(struct rg_reply *r);

@@ -329,6 +329,23 @@ def test_a_wrong_password_ends_the_mount_with_a_sentence(guarded, auth):
     assert reg.count() <= 8, "a wrong password locks accounts"
 
 
+@pytest.mark.parametrize("where", ["repository", "token"])
+@pytest.mark.parametrize("who", [None, "alice"])
+def test_a_refusal_says_what_to_do(guarded, mount, who, where):
+    """A public registry refuses what does not exist, too: who has logged in need not be told to log in."""
+    reg = guarded("bearer")
+    reg.anonymous_pull = True
+    reg.may = lambda user, repo, action: repo != "team/app"
+    if where == "token":                                 # some give no token at all
+        reg.fault("GET|POST", "^/token.*team", faults.error(403, "DENIED"), times=None)
+    m = mount(reg.url, auth={reg.host: (who, PASSWORD)} if who else {})
+    assert motd(m) == "hello\n"
+    assert failure(motd, m, "team/app") == errno.EACCES
+    [text] = {ln.split(" ", 1)[1] for ln in (m.path / ".control/errors").read_text().splitlines()}
+    assert "check the name" in text and ("podman login" in text) == (who is None), text
+    assert ("log in as another user" in text) == (who is not None) and ("exist" in text or who and where == "token"), text
+
+
 # ---- access is per repository
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])

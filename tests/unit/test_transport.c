@@ -315,6 +315,26 @@ TEST(errmap_statuses_and_codes)
 	check_map(302, "", EIO, ERR_INPUT);
 }
 
+static void check_hint(enum rg_speaker speaker, bool named, const char *hint)
+{
+	for (int status = 401; status <= 403; status += 2) {
+		struct rg_reply r = { .status = status, .speaker = speaker, .named = named };
+		struct err e = { 0 };
+
+		CHECK_ERR(rg_errmap(&r, "r.example", "tag x of app", &e), -EACCES);
+		CHECK(strstr(e.msg, hint) != NULL);
+	}
+}
+
+TEST(errmap_says_what_to_do_about_a_refusal)
+{
+	check_hint(RG_REPOSITORY, false, "does not exist or is not public: check the name, or log in with");
+	check_hint(RG_REPOSITORY, true, "your user may not read it: check the name, or log in as another");
+	check_hint(RG_REGISTRY, false, "; log in with");
+	check_hint(RG_REGISTRY, true, "; your user may not do that");
+	check_hint(RG_ELSEWHERE, true, "; the server that it redirects to refuses");
+}
+
 TEST(errmap_quotes_the_registry_bounded_and_escaped)
 {
 	struct err e =
