@@ -16,21 +16,22 @@
 #include <string.h>
 
 #include "cache/merge_priv.h"
+#include "cache/tree_stack.h"
 
 #define CHECK_NAMES 1024	/* how often a large directory asks whether to go on */
 
 /* ---- attributes ----------------------------------------------------------------------------- */
 
-static bool begins(const struct tree_xattr_in *x, const char *prefix)
+static bool begins(const char *name, size_t name_len, const char *prefix)
 {
 	size_t len = strlen(prefix);
 
-	return x->name_len >= len && memcmp(x->name, prefix, len) == 0;
+	return name_len >= len && memcmp(name, prefix, len) == 0;
 }
 
-static bool is_overlay(const struct tree_xattr_in *x)
+bool tree_merge_hides_xattr(const char *name, size_t len)
 {
-	return begins(x, "trusted.overlay.") || begins(x, "user.overlay.");
+	return begins(name, len, "trusted.overlay.") || begins(name, len, "user.overlay.");
 }
 
 static uint32_t convert_xset(struct merge *m, const struct tree *t, const struct tree_xset *s)
@@ -48,7 +49,7 @@ static uint32_t convert_xset(struct merge *m, const struct tree *t, const struct
 		in[n] = (struct tree_xattr_in){
 			t->strings + x->name, x->name_len, t->strings + x->value, x->value_len,
 		};
-		n += !is_overlay(&in[n]);
+		n += !tree_merge_hides_xattr(in[n].name, in[n].name_len);
 	}
 	return tree_writer_xset(&m->w, in, n);
 }

@@ -41,7 +41,8 @@ struct merge {
 	size_t n_arena, cap_arena;
 	struct merge_cursor *cursors;	/* heap; room for two per layer */
 	size_t n_cursors;
-	struct merge_ref **links;	/* per layer with TREE_LINKs: by ino, what they stand for */
+	struct merge_ref **links;	/* per layer with TREE_LINKs: by ino, what they stand for; NULL:
+					   not resolved */
 	uint64_t link_steps;
 	struct tree_writer w;
 	struct merge_stack *stacks;	/* by merged node */
@@ -59,6 +60,7 @@ struct merge_name {
 	bool done;		/* nothing further below can change anything */
 	bool cut;		/* directory: what is below gives attributes, but no children */
 	bool explicit;		/* directory: src has attributes of its own */
+	bool linked;		/* ends at a hard link that nobody has resolved yet (tree_stack.c) */
 	struct merge_ref src;	/* the file, or the directory that gives the attributes */
 	struct merge_stack stack; /* directory: its children come from here */
 };
@@ -84,6 +86,8 @@ static inline void merge_name_whiteout(struct merge_name *n)
 	n->done = true;
 }
 
+/* Names that are never seen in a merged tree. */
+bool merge_is_marker_name(const char *name, size_t len);
 /* By node: 1 for implicit directories in which only markers are; NULL when there are none. */
 errint_t merge_hollow(const struct tree *t, uint8_t **ret) _must_check_;
 /* The merged root of layers 0 .. n_layers - 1. */

@@ -79,7 +79,7 @@ static bool has_whiteout(const struct merge *m, struct merge_ref r, const char *
 	return has_marker(m->layers[r.layer], r.node, wh, WH_LEN + len);
 }
 
-static bool is_marker_name(const char *name, size_t len)
+bool merge_is_marker_name(const char *name, size_t len)
 {
 	return len >= WH_LEN && memcmp(name, WH, WH_LEN) == 0;
 }
@@ -97,7 +97,7 @@ errint_t merge_hollow(const struct tree *t, uint8_t **ret)
 		return -ENOMEM;
 	for (uint32_t i = tree_count(t); i-- > 1;) { /* children come behind their parents */
 		const struct tree_node *n = &t->nodes[i];
-		uint8_t what = is_marker_name(node_name(t, n), n->name_len) ||
+		uint8_t what = merge_is_marker_name(node_name(t, n), n->name_len) ||
 			       (is_component(n) && has[i] == MARKERS) ? MARKERS : SEEN;
 
 		has[n->parent] = MAX_OF(has[n->parent], what);
@@ -161,6 +161,10 @@ errint_t merge_name_entry(struct merge *m, struct merge_name *n, struct merge_re
 		return 0;
 	if (f->type == TREE_DIR)
 		return name_dir(m, n, r);
+	if (f->type == TREE_LINK && !m->links) {
+		n->linked = n->done = true;
+		return 0;
+	}
 	if (f->type == TREE_LINK) {
 		r = m->links[r.layer][f->ino];
 		if (r.layer == MERGE_NONE)
@@ -193,7 +197,7 @@ errint_t merge_lookup(struct merge *m, struct merge_stack dir, const char *name,
 	errint_t r = 0;
 
 	name_begin(m, ret, name, len);
-	if (is_marker_name(name, len))
+	if (merge_is_marker_name(name, len))
 		return 0;
 	for (uint32_t i = 0; r == 0 && i < dir.n && !ret->done; i++) {
 		struct merge_ref d = m->arena[dir.at + i];
@@ -218,7 +222,7 @@ static bool cursor_is_marker(const struct merge_cursor *c)
 static bool is_whiteout(const struct tree_node *n, const char *name)
 {
 	return n->name_len > WH_LEN && !is_component(n) &&
-	       !is_marker_name(name + WH_LEN, n->name_len - WH_LEN);
+	       !merge_is_marker_name(name + WH_LEN, n->name_len - WH_LEN);
 }
 
 /* Makes c show the node it stands at, or the next one that counts; false at the end. */
