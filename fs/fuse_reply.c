@@ -360,6 +360,7 @@ static void reply_success(struct op *op, const struct fuse_call *c)
 		reply_xattr(op, c);
 		return;
 	case OP_FLUSH:
+	case OP_PREPARE:
 	case OP_UNSET:
 	case OP_TYPES:
 		break;

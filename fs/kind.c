@@ -410,6 +410,13 @@ errint_t kind_flush(struct op *op, struct node *n, struct handle *h)
 	return trace("flush", n, 0, "", r);
 }
 
+errint_t kind_prepare(struct op *op, struct node *n)
+{
+	errint_t r = n->kind->prepare ? n->kind->prepare(op, n) : 0;
+
+	return trace("prepare", n, 0, "", r);
+}
+
 static errint_t error_xattr(struct node *n, struct buf *ret)
 {
 	struct err e;

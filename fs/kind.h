@@ -121,6 +121,8 @@ struct kind {
 	errint_t (*getxattr)(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret);
 	/* Appends NUL-terminated names. */
 	errint_t (*listxattr)(struct op *op, struct node *n, uint32_t sub, struct buf *ret);
+	/* OP_PREPARE: has what later operations on the node will need fetched. */
+	errint_t (*prepare)(struct op *op, struct node *n);
 	void (*drop_data)(void *data);	/* frees node->data */
 };
 
@@ -140,4 +142,5 @@ errint_t kind_flush(struct op *op, struct node *n, struct handle *h);
 /* user.registryfs.error is answered here for every kind. */
 errint_t kind_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret);
 errint_t kind_listxattr(struct op *op, struct node *n, uint32_t sub, struct buf *ret);
+errint_t kind_prepare(struct op *op, struct node *n);
 struct handle *handle_free(struct handle *h);	/* calls kind->release */

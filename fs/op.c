@@ -162,6 +162,8 @@ static errint_t call_kind(struct op *op)
 		return kind_getxattr(op, n, op->sub, op->name, &op->out);
 	case OP_LISTXATTR:
 		return kind_listxattr(op, n, op->sub, &op->out);
+	case OP_PREPARE:
+		return kind_prepare(op, n);
 	case OP_UNSET:
 	case OP_TYPES:
 		break;
@@ -239,7 +241,7 @@ static void finish(struct op *op, errint_t r)
 	struct engine *e = op->eng;
 
 	r = settle_result(op, r);
-	if (r < 0)
+	if (r < 0 && op->type != OP_PREPARE)
 		stat_inc(STAT_FUSE_ERRORS);
 	if (r == -EINTR)
 		stat_inc(STAT_FUSE_INTERRUPTED);
@@ -568,6 +570,16 @@ void op_start(struct op *op)
 		op->eng->active++;
 	}
 	run(op);
+}
+
+void op_start_later(struct op *op)
+{
+	{
+		LOCK_SCOPE(&op->eng->lock);
+		op->eng->active++;
+	}
+	if (pool_submit(op->eng->resume, POOL_NORMAL, run, op) < 0)
+		run(op);
 }
 
 /* ---- op_call ---- */

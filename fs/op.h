@@ -45,7 +45,9 @@
 
 enum op_type {
 	OP_UNSET = 0, OP_LOOKUP, OP_GETATTR, OP_SETATTR, OP_READLINK, OP_OPEN, OP_READ, OP_WRITE,
-	OP_FLUSH, OP_OPENDIR, OP_READDIR, OP_READDIRPLUS, OP_GETXATTR, OP_LISTXATTR, OP_TYPES
+	OP_FLUSH, OP_OPENDIR, OP_READDIR, OP_READDIRPLUS, OP_GETXATTR, OP_LISTXATTR,
+	OP_PREPARE,	/* not the kernel's: what a node will need soon, see op_start_later */
+	OP_TYPES
 };
 
 struct fs;	/* the mount: fs/fs.h */
@@ -107,6 +109,10 @@ size_t engine_parked(struct engine *e);
 struct op *op_new(struct engine *e, enum op_type type, struct node *node, uint32_t sub);
 /* Runs it now on this thread; it may be answered, and gone, before this returns. */
 void op_start(struct op *op);
+/* Runs it on the resume pool, after what waits there.  For operations that a handler starts beside
+ * its own (OP_PREPARE): flights end when nobody waits for them, and such an operation waits for
+ * those that the kernel's is not to wait for.  It runs until it is answered or the engine halts. */
+void op_start_later(struct op *op);
 /* From the kernel's INTERRUPT; any thread; does almost nothing. */
 void op_interrupt(struct op *op);
 

@@ -42,7 +42,8 @@ static errint_t probe_attr(struct op *op, struct node *n, uint32_t sub, struct f
 	return p->fn(op, p);
 }
 
-static const struct kind probe_kind = { .name = "probe", .attr = probe_attr };
+static errint_t probe_prepare(struct op *op, struct node *n);
+static const struct kind probe_kind = { .name = "probe", .attr = probe_attr, .prepare = probe_prepare };
 
 struct rig {
 	struct fs fs;
@@ -649,6 +650,63 @@ TEST(a_halted_engine_answers_but_does_not_wait)
 	CHECK_ERR(call(&g), -ENOTCONN);
 	atomic_store(&p.there, true);
 	CHECK_OK(call(&g));
+	rig_down(&g);
+}
+
+/* ---- beside the kernel's ---- */
+
+static errint_t probe_prepare(struct op *op, struct node *n)
+{
+	return want_gated(op, n->data);
+}
+
+/* Answers at once and has something fetched that it does not wait for. */
+static errint_t start_another(struct op *op, struct probe *p)
+{
+	struct op *other = op_new(op->eng, OP_PREPARE, node_ref(op->node), 0);
+
+	(void)p;
+	other->reply = on_reply;
+	op_start_later(other);
+	return 0;
+}
+
+static bool one_is_parked(struct rig *g)
+{
+	return engine_parked(g->fs.engine) == 1;
+}
+
+static bool one_is_answered(struct rig *g)
+{
+	return g->p->answers == 1;
+}
+
+TEST(what_a_handler_starts_beside_is_not_waited_for_and_goes_on)
+{
+	struct probe p = { 0 };
+	struct rig g;
+
+	rig_up(&g, &p, start_another, NULL);
+	CHECK_OK(call(&g));
+	CHECK(soon(one_is_parked, &g));
+	CHECK_EQ_INT(p.answers, 0);
+	atomic_store(&p.open_gate, true);
+	CHECK(soon(one_is_answered, &g));
+	CHECK_OK(p.last);
+	CHECK_EQ_INT(p.works, 1);
+	rig_down(&g);
+}
+
+TEST(what_a_handler_has_started_beside_ends_with_the_engine)
+{
+	struct probe p = { 0 };
+	struct rig g;
+
+	rig_up(&g, &p, start_another, NULL);
+	CHECK_OK(call(&g));
+	engine_drain(g.fs.engine);
+	CHECK_EQ_INT(p.answers, 1);
+	CHECK_ERR(p.last, -ENOTCONN);
 	rig_down(&g);
 }
 
