@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "fs/early.h"
 #include "policy/policy.h"
 #include "util/clock.h"
 
@@ -49,6 +50,7 @@ void image_at_free(void *p)
 	image_unref(at->enclosing);
 	image_unref(atomic_load(&at->img));
 	tree_unref(atomic_load(&at->tree));
+	early_free(at->early);
 	free(at->repo);
 	free(at->prefix);
 	free(at);
@@ -312,6 +314,7 @@ static errint_t dir_row_entry(struct op *op, struct node *dir, const struct dir_
 	at = image_at_new(what->site, what->repo, &what->digest, enclosing);
 	if (at) {
 		at->merged = row->merged;
+		at->early = row->merged ? early_new(what->m->n_layers, op->fs->config->raw_links) : NULL;
 		atomic_store(&at->img, image_ref(what));
 	}
 	return image_dir_entry(op, dir, row->name, row->kind, at, what->ident ^ img->ident << 1, ttl_ns, ret);

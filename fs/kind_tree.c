@@ -4,6 +4,8 @@
  * One node stands for the whole tree; sub is the number of a file in it.  Nothing is allocated per
  * file, names and attributes come from the tree's image, and all of it may be cached for ever.
  *
+ * A rootfs answers what upper layers decide before its merged tree is there (tree_at.h, early.h).
+ *
  * The tree is fetched when somebody looks into it or asks for its root's attributes, not when the
  * root is merely listed: `ls -l` of the directory above, which asks right after listing, gets
  * plausible attributes that are good for a moment.
@@ -16,46 +18,13 @@
 #include <dirent.h>
 #include <sys/stat.h>
 
+#include "cache/tree_stack.h"
+#include "fs/early.h"
+#include "fs/tree_at.h"
 #include "fs/tree_link.h"
 #include "policy/policy.h"
 
 #define GUESS_TTL_NS 1000000000u	/* from a listing to the stat of what was listed */
-
-/* The tree behind a node; the reference is the caller's. */
-static errint_t find_tree(struct op *op, struct image_at *at, struct tree **ret)
-{
-	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
-	errint_t r = image_at_need(op, at, &img);
-
-	if (r < 0)
-		return r;
-	if (at->merged)
-		return need_tree(op, img, ret);
-	r = need_layer(op, img, at->layer, &l);
-	if (r == 0)
-		*ret = tree_ref(ca_layer_tree(l));
-	return r;
-}
-
-static errint_t the_tree(struct op *op, const struct node *n, struct tree **ret)
-{
-	struct image_at *at = n->data;
-	struct tree *t = atomic_load(&at->tree), *none = NULL;
-	errint_t r;
-
-	if (!t) {
-		r = find_tree(op, at, &t);
-		if (r < 0)
-			return r;
-		if (!atomic_compare_exchange_strong(&at->tree, &none, t)) {
-			(void)tree_unref(t);
-			t = none;
-		}
-	}
-	*ret = tree_ref(t);
-	return 0;
-}
 
 static uint8_t dtype_of(enum tree_type t)
 {
@@ -78,58 +47,47 @@ static uint32_t mode_of(const struct tree_attr *a)
 
 /* ---- links ---- */
 
-static bool is_link(const struct tree_attr *a)
-{
-	return a->type == TREE_SYMLINK || a->type == TREE_LINK;
-}
-
-static bool shown_raw(const struct op *op, const struct tree_attr *a)
-{
-	return op->fs->config->raw_links && a->type == TREE_SYMLINK;
-}
-
-/* The file that name n stands for.  What a link shows depends on where its name is, so that each of
- * several names is a file of its own, unless the image's bytes are shown. */
-static uint32_t file_of(const struct op *op, const struct tree_attr *a, uint32_t n)
-{
-	return is_link(a) && !shown_raw(op, a) ? n : a->ino;
-}
-
 static errint_t link_text(struct op *op, const struct tree *t, uint32_t sub, const struct tree_attr *a,
 			  struct buf *out)
 {
-	if (shown_raw(op, a))
+	if (tree_shown_raw(op, a))
 		return buf_add(out, a->target, a->target_len);
 	return tree_link_text(t, sub, out);
 }
 
 /* ---- attributes ---- */
 
-static errint_t fill_attr(struct op *op, const struct node *n, const struct tree *t, uint32_t sub,
-			  const struct tree_attr *a, struct fs_attr *ret)
+static errint_t fill_attr(struct op *op, const struct node *n, const struct seen *s, struct fs_attr *ret)
 {
+	struct tree_attr a;
+
+	tree_get(s->t, s->n, &a);
 	*ret = (struct fs_attr){
-		.ino = node_sub_ino(n, sub),
-		.mode = mode_of(a),
-		.nlink = a->nlink,
-		.uid = a->uid,
-		.gid = a->gid,
-		.size = a->size,
-		.mtime_s = a->mtime_s,
-		.mtime_ns = a->mtime_ns,
-		.rdev_major = a->rdev_major,
-		.rdev_minor = a->rdev_minor,
+		.ino = node_sub_ino(n, s->sub),
+		.mode = mode_of(&a),
+		.nlink = a.nlink,
+		.uid = a.uid,
+		.gid = a.gid,
+		.size = a.size,
+		.mtime_s = a.mtime_s,
+		.mtime_ns = a.mtime_ns,
+		.rdev_major = a.rdev_major,
+		.rdev_minor = a.rdev_minor,
 		.ttl_ns = PO_FOREVER_NS,
 	};
-	if (is_link(a)) {
+	if (s->early && a.type == TREE_DIR) {
+		ret->nlink = 1;
+		ret->ttl_ns = GUESS_TTL_NS;
+	}
+	if (tree_is_link(&a)) {
 		_cleanup_buf_ struct buf b = BUF_INIT(TREE_PATH_MAX);
-		errint_t r = link_text(op, t, sub, a, &b);
+		errint_t r = link_text(op, s->t, s->n, &a, &b);
 
 		if (r < 0)
 			return r;
 		ret->size = b.len;
-		ret->mode |= a->type == TREE_LINK ? 0777 : 0;
-		ret->nlink = shown_raw(op, a) ? a->nlink : 1;
+		ret->mode |= a.type == TREE_LINK ? 0777 : 0;
+		ret->nlink = tree_shown_raw(op, &a) ? a.nlink : 1;
 	}
 	return 0;
 }
@@ -153,45 +111,36 @@ static bool may_guess(const struct op *op, errint_t r)
 
 static errint_t tree_attr_of(struct op *op, struct node *n, uint32_t sub, struct fs_attr *ret)
 {
-	_cleanup_(tree_unrefp) struct tree *t = NULL;
-	struct tree_attr a;
+	_cleanup_(seen_done) struct seen s = { 0 };
 	bool waits = op->no_wait;
 	errint_t r;
 
 	if (sub == TREE_ROOT && op->type != OP_GETATTR)
 		op->no_wait = true;
-	r = the_tree(op, n, &t);
+	r = tree_see(op, n, sub, NULL, &s);
 	op->no_wait = waits;
 	if (sub == TREE_ROOT && may_guess(op, r)) {
 		err_clear(&op->err);
 		guess_root_attr(op, n, ret);
 		return 0;
 	}
-	if (r < 0)
-		return r;
-	if (sub >= tree_count(t))
-		return -ESTALE;
-	tree_get(t, sub, &a);
-	return fill_attr(op, n, t, sub, &a, ret);
+	return r < 0 ? r : fill_attr(op, n, &s, ret);
 }
 
 static errint_t tree_find(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
 			  struct fs_entry *ret)
 {
-	_cleanup_(tree_unrefp) struct tree *t = NULL;
-	struct tree_attr a;
-	uint32_t i;
-	errint_t r = the_tree(op, dir, &t);
+	_cleanup_(seen_done) struct seen s = { 0 };
+	errint_t r = tree_see(op, dir, sub, name, &s);
 
+	(void)len;
 	if (r < 0)
 		return r;
 	ret->ttl_ns = PO_FOREVER_NS;
-	i = sub < tree_count(t) ? tree_lookup(t, sub, name, len) : TREE_NONE;
-	if (i == TREE_NONE)
+	if (!s.t)
 		return -ENOENT;
-	tree_get(t, i, &a);
-	ret->sub = file_of(op, &a, i);
-	r = fill_attr(op, dir, t, ret->sub, &a, &ret->attr);
+	ret->sub = s.sub;
+	r = fill_attr(op, dir, &s, &ret->attr);
 	if (r < 0)
 		return r;
 	ret->node = node_ref(dir);
@@ -205,23 +154,25 @@ static void keep_tree(void *p)
 
 static errint_t tree_list(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret)
 {
+	const struct image_at *at = dir->data;
 	_cleanup_(tree_unrefp) struct tree *t = NULL;
 	struct tree_attr d, a;
-	errint_t r = the_tree(op, dir, &t);
+	errint_t r = tree_at(op, dir, &t);
 
 	if (r < 0)
 		return r;
+	sub = early_in_tree(at->early, sub);
 	if (sub >= tree_count(t))
 		return -ESTALE;
 	tree_get(t, sub, &d);
 	if (sub != TREE_ROOT)
-		ret->parent_ino = node_sub_ino(dir, d.parent);
+		ret->parent_ino = node_sub_ino(dir, early_shown(at->early, d.parent));
 	for (uint32_t i = 0; i < d.n_children && r == 0; i++) {
-		uint32_t child = d.first_child + i;
+		uint32_t child = d.first_child + i, file;
 
 		tree_get(t, child, &a);
-		r = dirlist_add_borrowed(ret, a.name, a.name_len, node_sub_ino(dir, file_of(op, &a, child)),
-					 dtype_of(a.type), child);
+		file = early_shown(at->early, tree_file_of(op, &a, child));
+		r = dirlist_add_borrowed(ret, a.name, a.name_len, node_sub_ino(dir, file), dtype_of(a.type), child);
 	}
 	ret->keep = steal_ptr(&t);
 	ret->keep_unref = keep_tree;
@@ -230,18 +181,16 @@ static errint_t tree_list(struct op *op, struct node *dir, uint32_t sub, struct 
 
 static errint_t tree_readlink(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
 {
-	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	_cleanup_(seen_done) struct seen s = { 0 };
 	struct tree_attr a;
-	errint_t r = the_tree(op, n, &t);
+	errint_t r = tree_see(op, n, sub, NULL, &s);
 
 	if (r < 0)
 		return r;
-	if (sub >= tree_count(t))
-		return -ESTALE;
-	tree_get(t, sub, &a);
-	if (!is_link(&a))
+	tree_get(s.t, s.n, &a);
+	if (!tree_is_link(&a))
 		return -EINVAL;
-	return link_text(op, t, sub, &a, ret);
+	return link_text(op, s.t, s.n, &a, ret);
 }
 
 /* ---- data ---- */
@@ -285,105 +234,116 @@ static errint_t read_sparse(struct op *op, struct image *img, const struct tree 
 	return r;
 }
 
+/* The layer that holds the data of a file. */
+static size_t layer_of(const struct node *n, const struct seen *s, const struct tree_attr *a)
+{
+	const struct image_at *at = n->data;
+
+	return !at->merged ? at->layer : s->early ? s->layer : a->layer;
+}
+
 static errint_t tree_read(struct op *op, struct node *n, uint32_t sub, struct handle *h, uint64_t off,
 			  size_t size, struct buf *ret)
 {
-	struct image_at *at = n->data;
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	_cleanup_(seen_done) struct seen s = { 0 };
 	struct tree_attr a;
 	size_t layer;
-	errint_t r = image_at_need(op, at, &img);
+	errint_t r = image_at_need(op, n->data, &img);
 
 	(void)h;
 	if (r == 0)
-		r = the_tree(op, n, &t);
+		r = tree_see(op, n, sub, NULL, &s);
 	if (r < 0)
 		return r;
-	if (sub >= tree_count(t))
-		return -ESTALE;
-	tree_get(t, sub, &a);
+	tree_get(s.t, s.n, &a);
 	if (a.type != TREE_REG)
 		return -EINVAL;
 	if (off >= a.size)
 		return 0;
 	size = MIN_OF(size, a.size - off);
-	layer = at->merged ? a.layer : at->layer;
+	layer = layer_of(n, &s, &a);
 	if (a.flags & TREE_F_SPARSE)
-		return read_sparse(op, img, t, a.ino, layer, off, off + size, ret);
+		return read_sparse(op, img, s.t, a.ino, layer, off, off + size, ret);
 	return need_layer_data(op, img, layer, a.data_off + off, size, ret);
 }
 
 /* ---- extended attributes: the image's own; ours answer to their names but are not listed, or
  * `rsync -X` and `tar --xattrs` would copy them ---- */
 
-static errint_t own_xattr(struct op *op, const struct node *n, const struct tree_attr *a, const char *name,
+static errint_t own_xattr(struct op *op, const struct node *n, const struct seen *s, const char *name,
 			  struct buf *ret)
 {
-	struct image_at *at = n->data;
 	_cleanup_(image_unrefp) struct image *img = NULL;
 	char text[DIGEST_TEXT_MAX];
-	size_t layer = at->merged ? a->layer : at->layer;
+	struct tree_attr a;
+	size_t layer;
 	errint_t r;
 
 	if (strcmp(name, "user.oci.layer") != 0 && strcmp(name, "user.oci.layer_digest") != 0)
 		return -ENODATA;
-	r = image_at_need(op, at, &img);
+	r = image_at_need(op, n->data, &img);
 	if (r < 0)
 		return r;
-	if (a->type != TREE_REG || layer >= img->m->n_layers)
+	tree_get(s->t, s->n, &a);
+	layer = layer_of(n, s, &a);
+	if (a.type != TREE_REG || layer >= img->m->n_layers)
 		return -ENODATA;
 	if (strcmp(name, "user.oci.layer") == 0)
 		return buf_addf(ret, "%02zu", layer);
 	return buf_adds(ret, digest_text(&img->m->layers[layer].digest, text));
 }
 
-static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
+/* Like tree_see; `ls -l` asks every directory for its ACL: no image is fetched for that of a root. */
+static errint_t see_for_xattrs(struct op *op, struct node *n, uint32_t sub, struct seen *ret)
 {
-	_cleanup_(tree_unrefp) struct tree *t = NULL;
-	const char *xn;
-	const void *xv;
-	size_t xn_len, xv_len, len = strlen(name);
-	struct tree_attr a;
 	bool waits = op->no_wait;
 	errint_t r;
 
-	/* `ls -l` asks every directory for its ACL: do not fetch an image for that. */
 	if (sub == TREE_ROOT)
 		op->no_wait = true;
-	r = the_tree(op, n, &t);
+	r = tree_see(op, n, sub, NULL, ret);
 	op->no_wait = waits;
-	if (r == -EINPROGRESS && sub == TREE_ROOT)
-		return -ENODATA;
+	return r == -EINPROGRESS && sub == TREE_ROOT ? -ENODATA : r;
+}
+
+/* An early file shows what the merged tree will. */
+static bool is_hidden(const struct seen *s, const char *name, size_t len)
+{
+	return s->early && tree_merge_hides_xattr(name, len);
+}
+
+static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
+{
+	_cleanup_(seen_done) struct seen s = { 0 };
+	const char *xn;
+	const void *xv;
+	size_t xn_len, xv_len, len = strlen(name);
+	errint_t r = see_for_xattrs(op, n, sub, &s);
+
 	if (r < 0)
 		return r;
-	if (sub >= tree_count(t))
-		return -ESTALE;
-	for (size_t i = 0; tree_xattr(t, sub, i, &xn, &xn_len, &xv, &xv_len); i++)
+	if (is_hidden(&s, name, len))
+		return -ENODATA;
+	for (size_t i = 0; tree_xattr(s.t, s.n, i, &xn, &xn_len, &xv, &xv_len); i++)
 		if (xn_len == len && memcmp(xn, name, len) == 0)
 			return buf_add(ret, xv, xv_len);
-	tree_get(t, sub, &a);
-	return own_xattr(op, n, &a, name, ret);
+	return own_xattr(op, n, &s, name, ret);
 }
 
 static errint_t tree_listxattr(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
 {
-	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	_cleanup_(seen_done) struct seen s = { 0 };
 	const char *xn;
 	const void *xv;
 	size_t xn_len, xv_len;
-	bool waits = op->no_wait;
-	errint_t r;
+	errint_t r = see_for_xattrs(op, n, sub, &s);
 
-	if (sub == TREE_ROOT)
-		op->no_wait = true;
-	r = the_tree(op, n, &t);
-	op->no_wait = waits;
-	if (r == -EINPROGRESS && sub == TREE_ROOT)
+	if (r == -ENODATA)
 		return 0;
-	if (r == 0 && sub >= tree_count(t))
-		return -ESTALE;
-	for (size_t i = 0; r == 0 && tree_xattr(t, sub, i, &xn, &xn_len, &xv, &xv_len); i++) {
+	for (size_t i = 0; r == 0 && tree_xattr(s.t, s.n, i, &xn, &xn_len, &xv, &xv_len); i++) {
+		if (is_hidden(&s, xn, xn_len))
+			continue;
 		r = buf_add(ret, xn, xn_len);
 		if (r == 0)
 			r = buf_addc(ret, '\0');
@@ -402,5 +362,6 @@ const struct kind kind_tree = {
 	.read = tree_read,
 	.getxattr = tree_getxattr,
 	.listxattr = tree_listxattr,
+	.prepare = tree_at_prepare,
 	.drop_data = image_at_free,
 };

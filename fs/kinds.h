@@ -57,6 +57,8 @@ struct image_at {
 	/* Found once, kept while the node lives; owned. */
 	struct image *_Atomic img;
 	struct tree *_Atomic tree;
+	struct early *early;		/* kind_tree: rootfs, before its tree is there; NULL: no memory */
+	atomic_bool preparing;		/* kind_tree: somebody sees, or has seen, to it that the tree comes */
 };
 struct image_at *image_at_new(struct site *site, const char *repo, const struct digest *d,
 			      struct image *enclosing);

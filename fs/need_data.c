@@ -370,6 +370,11 @@ static errint_t open_tree(struct op *op, struct image *img, struct tree **ret)
 	return t ? 0 : -ENOENT;
 }
 
+errint_t need_tree_here(struct op *op, struct image *img, struct tree **ret)
+{
+	return img->m->kind == OCI_IMAGE ? open_tree(op, img, ret) : -ENOENT;
+}
+
 errint_t need_tree(struct op *op, struct image *img, struct tree **ret)
 {
 	_cleanup_buf_ struct buf fact = BUF_INIT(1024);
