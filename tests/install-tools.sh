@@ -28,7 +28,8 @@ GO_TOOLS='distribution3 github.com/distribution/distribution/v3/cmd/registry@v3.
 ggcr-registry github.com/google/go-containerregistry/cmd/registry@v0.22.1
 crane github.com/google/go-containerregistry/cmd/crane@v0.22.1
 token-server github.com/docker/distribution/contrib/token-server@v2.8.3+incompatible
-referrers-registry ./servers/referrers'        # a folder of ours, with a go.mod of its own
+referrers-registry ./servers/referrers
+toctool ./fixtures/toctool'        # folders of ours, with a go.mod of their own
 
 say() { printf 'install-tools: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
