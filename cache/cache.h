@@ -102,18 +102,64 @@ struct ca_layer *ca_layer_unref(struct ca_layer *l);
 DEFINE_CLEANUP(struct ca_layer *, ca_layer_unref)
 struct tree *ca_layer_tree(struct ca_layer *l);		/* borrowed */
 uint64_t ca_layer_size(const struct ca_layer *l);	/* of the uncompressed tar */
-/* Reads from the uncompressed tar, at most up to the end of the span that holds off; *ret_n says
- * how much.  -ENODATA: span *ret_span has to be filled first (class INTEGRITY: it was damaged). */
+/* Reads from the uncompressed tar (or, from CA_TOC_DATA on, from the chunks), at most up to the end
+ * of the span that holds off; *ret_n says how much.  -ENODATA: span *ret_span has to be filled first
+ * (class INTEGRITY: it was damaged). */
 errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
 		       uint32_t *ret_span, struct err *e) _must_check_;
 /* Fetches one span again by Range from the nearest checkpoint and verifies it.  -EBADMSG: the index
- * was wrong and has been dropped; release l, get and fill the layer again. */
+ * was wrong and has been dropped; release l, get and fill the layer again.  -EILSEQ (INTEGRITY): the
+ * blob is not what its TOC says, fetched twice: ca_layer_refuted. */
 errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
 			    struct cancel *c, struct err *e) _must_check_;
 
+/* ---- layers that carry their own index: eStargz, zstd:chunked (layers.md 5.1, 5.2) -------------
+ *
+ * Such a blob says in a table of contents (TOC) what its files are and where each piece of them, a
+ * chunk, lies in it, with the chunk's SHA-256.  What authenticates the TOC comes from the manifest,
+ * hence from the caller.  The result is a ca_layer like any other, with these differences: its data
+ * offsets begin at CA_TOC_DATA, so that they cannot be mistaken for places in the tar of the streamed
+ * layer; its spans are granules, some consecutive chunks, fetched by one Range request; it is known
+ * by digest and TOC together, because another manifest may name another TOC for the same blob.
+ */
+#define CA_TOC_DATA (UINT64_C(1) << 62)
+
+struct ca_toc {
+	struct digest json;	/* of the TOC's JSON; unset when packed_sum is given */
+	struct digest packed_sum; /* of its compressed bytes; unset: only json counts */
+	uint64_t off, packed, size; /* place in the blob and JSON's length; packed 0: the footer says */
+};
+
+/* -ENOENT: not read yet. */
+errint_t ca_toc_layer_get(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
+			  struct ca_layer **ret, struct err *e) _must_check_;
+bool ca_toc_layer_exists(struct ca_store *s, const struct digest *d, const struct ca_toc *toc);
+bool ca_layer_exists(struct ca_store *s, const struct digest *d);	/* the streamed one */
+/* Fetches and checks the TOC only: one request, two when a footer points to a large one.  -EBADMSG
+ * (INPUT, INTEGRITY, LIMIT): it cannot be used, *e says why; stream the layer instead. */
+errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,
+			   const struct ca_toc *toc, const struct ca_source *src, struct cancel *c,
+			   struct err *e) _must_check_;
+bool ca_layer_is_lazy(const struct ca_layer *l);	/* has a TOC */
+/* "streamed", "estargz" or "zstd:chunked". */
+const char *ca_layer_how(const struct ca_layer *l);
+/* Was a chunk found that does not match its digest in the TOC (ca_layer_fill_span said -EILSEQ)?
+ * Then what is not in the cache has to come from the streamed layer, see ca_layer_twin. */
+bool ca_layer_refuted(const struct ca_layer *l);
+
+struct ca_twin {
+	uint64_t off, len;	/* in the streamed layer's tar; at most up to the end of the file */
+	bool zeros;		/* a hole of len bytes there; off means nothing */
+};
+/* What lies at a data offset of l, a layer with a TOC, as the streamed layer has it: the same path,
+ * of the same size.  -EIO (INTEGRITY): there is no such file. */
+errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *streamed,
+		       struct ca_twin *ret, struct err *e) _must_check_;
+
 /* ---- merged trees, by manifest digest -------------------------------------------------------- */
-errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct tree **ret,
-		     struct err *e) _must_check_;
+/* lazy: n flags, which layers of the image are read by their TOC (NULL: none): data offsets differ. */
+errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const bool *lazy, size_t n,
+		     struct tree **ret, struct err *e) _must_check_;
 /* Merges and keeps; local work only, but can take long for huge images: run it on a pool. */
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
 		       size_t n, struct tree **ret, struct cancel *c, struct err *e) _must_check_;

@@ -10,7 +10,10 @@
  * would be evicted again.  What is open is not (evict.c).  Those that are in memory, because the disk
  * takes nothing, give way at once when a new span finds no room there.
  *
- * Open layers are found in one table for the process, by store and digest.  Its lock is a leaf; an
+ * A layer that is read by its table of contents is the same object with a struct toc_file in place of
+ * the tables; toc_granule.c reads from it.
+ *
+ * Open layers are found in one table for the process, by store and key.  Its lock is a leaf; an
  * open layer is immutable, so nothing else needs one.  All layers of a store must have been
  * released before the store is freed.
  */
@@ -55,6 +58,22 @@ const char *layer_span_key(const struct digest *d, uint32_t span, char out[stati
 	(void)ca_digest_key(d, out);
 	n = strlen(out);
 	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u", span);
+	return out;
+}
+
+/* Everything that the result depends on; another TOC for the same blob is another layer. */
+const char *toc_layer_key(const struct digest *d, const struct ca_toc *toc, char out[static CA_KEY_MAX])
+{
+	char text[4 * DIGEST_TEXT_MAX + 128], a[DIGEST_TEXT_MAX], b[DIGEST_TEXT_MAX], c[DIGEST_TEXT_MAX];
+	struct digest id;
+	int n = snprintf(text, sizeof(text), "%s %s %s %llu %llu %llu", digest_text(d, a),
+			 toc->json.alg ? digest_text(&toc->json, b) : "-",
+			 toc->packed_sum.alg ? digest_text(&toc->packed_sum, c) : "-",
+			 (unsigned long long)toc->off, (unsigned long long)toc->packed,
+			 (unsigned long long)toc->size);
+
+	digest_of(DIGEST_SHA256, text, (size_t)n, &id);
+	(void)snprintf(out, CA_KEY_MAX, "toc-%u-%s", TREE_RULES, digest_hex(&id, a));
 	return out;
 }
 
@@ -195,6 +214,9 @@ static void layer_free(struct ca_layer *l)
 	(void)tree_unref(l->tree);
 	(void)ca_object_unref(l->object);
 	layer_file_done(&l->file);
+	if (l->toc)
+		toc_file_done(l->toc);
+	free(l->toc);
 	free(l);
 }
 
@@ -230,20 +252,23 @@ static errint_t object_read(void *ctx, uint64_t off, void *dst, size_t len, stru
 
 static errint_t load(struct ca_layer *l, struct err *e)
 {
+	uint64_t len = ca_object_len(l->object);
 	errint_t r = ca_object_verify(l->object, e);
 
 	if (r < 0)
 		return r;
-	r = layer_file_load(&l->file, ca_object_len(l->object), object_read, l->object, e);
+	r = l->toc ? toc_file_load(l->toc, len, object_read, l->object, e) :
+		     layer_file_load(&l->file, len, object_read, l->object, e);
 	if (r < 0)
 		return r;
 	int fd = ca_object_fd(l->object);
 	if (fd < 0)
 		return err_errno(e, ENOMEM, "reading the tree of a layer");
-	return tree_open_fd(fd, (size_t)l->file.tree_len, &l->tree, e);
+	len = l->toc ? l->toc->tree_len : l->file.tree_len;
+	return tree_open_fd(fd, (size_t)len, &l->tree, e);
 }
 
-static errint_t layer_open(struct ca_store *s, const struct digest *d, const char *key,
+static errint_t layer_open(struct ca_store *s, const struct digest *d, const char *key, bool toc,
 			   struct ca_layer **ret, struct err *e)
 {
 	struct ca_layer *l = calloc(1, sizeof(*l));
@@ -253,6 +278,8 @@ static errint_t layer_open(struct ca_store *s, const struct digest *d, const cha
 	_cleanup_(ca_layer_unrefp) struct ca_layer *guard = l;
 	l->s = s;
 	l->refs = 1;
+	if (toc && !(l->toc = calloc(1, sizeof(*l->toc))))
+		return err_errno(e, ENOMEM, "opening a layer");
 	l->digest = *d;
 	memcpy(l->key, key, strlen(key));
 	errint_t r = ca_object_open(s, CA_LAYER, key, &l->object, e);
@@ -269,24 +296,70 @@ static errint_t layer_open(struct ca_store *s, const struct digest *d, const cha
 	return r;
 }
 
-errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret,
-		      struct err *e)
+static errint_t get(struct ca_store *s, const struct digest *d, const char *key, bool toc,
+		    struct ca_layer **ret, struct err *e)
 {
 	struct ca_layer *l = NULL;
 	struct table_key k;
-	char key[CA_KEY_MAX];
 
-	table_key_init(&k, s, layer_key(d, key));
+	table_key_init(&k, s, key);
 	*ret = table_get(&k);
 	if (*ret)
 		return 0;
-	errint_t r = layer_open(s, d, key, &l, e);
+	errint_t r = layer_open(s, d, key, toc, &l, e);
 	if (r < 0)
 		return r;
 	*ret = table_put(&k, l);
 	if (*ret != l)
 		(void)ca_layer_unref(l);
 	return 0;
+}
+
+errint_t ca_layer_get(struct ca_store *s, const struct digest *d, struct ca_layer **ret,
+		      struct err *e)
+{
+	char key[CA_KEY_MAX];
+
+	return get(s, d, layer_key(d, key), false, ret, e);
+}
+
+errint_t ca_toc_layer_get(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
+			  struct ca_layer **ret, struct err *e)
+{
+	char key[CA_KEY_MAX];
+
+	return get(s, d, toc_layer_key(d, toc, key), true, ret, e);
+}
+
+bool ca_layer_exists(struct ca_store *s, const struct digest *d)
+{
+	char key[CA_KEY_MAX];
+
+	return ca_object_exists(s, CA_LAYER, layer_key(d, key));
+}
+
+bool ca_toc_layer_exists(struct ca_store *s, const struct digest *d, const struct ca_toc *toc)
+{
+	char key[CA_KEY_MAX];
+
+	return ca_object_exists(s, CA_LAYER, toc_layer_key(d, toc, key));
+}
+
+bool ca_layer_is_lazy(const struct ca_layer *l)
+{
+	return l->toc != NULL;
+}
+
+const char *ca_layer_how(const struct ca_layer *l)
+{
+	if (!l->toc)
+		return "streamed";
+	return l->toc->format == TOC_ESTARGZ ? "estargz" : "zstd:chunked";
+}
+
+bool ca_layer_refuted(const struct ca_layer *l)
+{
+	return atomic_load(&l->refuted);
 }
 
 struct tree *ca_layer_tree(struct ca_layer *l)
@@ -296,7 +369,7 @@ struct tree *ca_layer_tree(struct ca_layer *l)
 
 uint64_t ca_layer_size(const struct ca_layer *l)
 {
-	return l->file.size;
+	return l->toc ? l->toc->size : l->file.size;
 }
 
 /* ---- reading */
@@ -327,6 +400,8 @@ errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, 
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 
+	if (l->toc)
+		return toc_layer_read(l, off, dst, len, ret_n, ret_span, e);
 	*ret_n = 0;
 	if (off >= l->file.size || !len)
 		return 0;

@@ -28,6 +28,7 @@
 #include "cache/layer_priv.h"
 #include "cache/layer_side.h"
 #include "cache/tar.h"
+#include "cache/toc_index.h"
 #include "cache/tree_write.h"
 #include "util/stats.h"
 
@@ -61,6 +62,7 @@ struct fill {
 	errint_t broken;	/* decoding has failed; why says how */
 	struct err why;
 	struct layer_gate gate;
+	bool toc_last;		/* so far the archive ends with an eStargz index */
 };
 
 uint32_t layer_units_max = LAYER_UNITS_MAX;
@@ -184,7 +186,11 @@ static void inflated_side(void *ctx, uint64_t off, const void *data, size_t len)
 
 static errint_t tar_entry(void *ctx, const struct tree_entry *en, struct err *e)
 {
-	return tree_builder_add(ctx, en, e);
+	struct fill *f = ctx;
+
+	f->toc_last = en->type == TREE_REG && en->path_len == strlen(TOC_NAME) &&
+		      memcmp(en->path, TOC_NAME, en->path_len) == 0;
+	return tree_builder_add(f->tree, en, e);
 }
 
 /* Looked at with every piece: what a few compressed bytes inflate to can be endless work. */
@@ -339,6 +345,7 @@ static errint_t store(struct fill *f, struct ca_store *s, struct err *e)
 	_cleanup_buf_ struct buf image = BUF_INIT(LAYER_TREE_MAX);
 	char key[CA_KEY_MAX];
 
+	toc_hide(f->tree, f->toc_last);
 	errint_t r = tree_builder_finish(f->tree, &image, e);
 	if (r < 0)
 		return r;
@@ -381,7 +388,7 @@ static bool fill_init(struct fill *f, struct ca_store *s)
 	f->diff = f->want_diff ? digest_ctx_new(f->want_diff->alg) : NULL;
 	f->z = inflate_new(inflated, f);
 	f->tree = tree_builder_new();
-	f->tar = f->tree ? tar_reader_new(tar_entry, f->tree) : NULL;
+	f->tar = f->tree ? tar_reader_new(tar_entry, f) : NULL;
 	f->block = malloc(INPUT_BLOCK);
 	f->stride = 1;
 	buf_init(&f->states, LAYER_STATES_MAX + 2 * INFLATE_STATE_MAX);

@@ -1,5 +1,5 @@
 /*
- * layer_priv.h - what layer.c, layer_fill.c and layer_span.c share
+ * layer_priv.h - what layer*.c and toc_*.c share
  */
 #pragma once
 
@@ -7,16 +7,20 @@
 
 #include "cache/layer_file.h"
 #include "cache/store.h"
+#include "cache/toc_file.h"
 
 struct ca_layer {
 	struct ca_store *s;
 	unsigned refs;			/* under the lock of layer.c's table */
 	char key[CA_KEY_MAX];		/* of the layer object */
 	struct digest digest;
-	struct layer_file file;
-	struct ca_object *object;	/* for the states */
+	struct layer_file file;		/* without a TOC */
+	struct toc_file *toc;		/* with one; else NULL */
+	struct ca_object *object;	/* for the states, or the chunks */
 	struct tree *tree;
 	atomic_bool condemned;
+	atomic_bool refuted;		/* a chunk was not what the TOC says */
+	atomic_uint ahead, next_granule; /* how many were fetched at once, and up to which */
 };
 
 /* Layer object and span object of a digest. */
@@ -28,6 +32,15 @@ void layer_keep_recent(struct ca_layer *l, struct ca_object *o);
 /* ca_object_put, for which kept spans that are in memory give way. */
 errint_t layer_object_put(struct ca_store *s, enum ca_kind kind, const char *key, const void *data,
 			  size_t len, struct err *e) _must_check_;
+
+/* The layer object of a layer with its TOC; granules append "-<n>". */
+const char *toc_layer_key(const struct digest *d, const struct ca_toc *toc, char out[static CA_KEY_MAX]);
+
+/* What ca_layer_read and ca_layer_fill_span are for layers with a TOC (toc_granule.c). */
+errint_t toc_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
+			uint32_t *ret_granule, struct err *e) _must_check_;
+errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const struct ca_source *src,
+				struct cancel *c, struct err *e) _must_check_;
 
 /* -ENOENT: not here; -EBADMSG: it had the wrong length and was dropped. */
 errint_t layer_span_open(struct ca_layer *l, uint32_t span, struct ca_object **ret) _must_check_;

@@ -338,6 +338,8 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
 	bool wrong;
 
+	if (l->toc)
+		return toc_layer_fill_granule(l, span, src, c, e);
 	if (span >= l->file.n_spans)
 		return err_set(e, EINVAL, ERR_BUG, "layer %s has no span %u", l->key, span);
 	if (layer_span_open(l, span, &there) == 0) /* that it exists is not enough to read it */

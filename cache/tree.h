@@ -37,7 +37,7 @@
 #define TREE_MERGE_NODES_MAX TREE_NODES_MAX	/* entries of all layers of an image together */
 /* Part of the names under which trees are kept: one more whenever the format, or what a tar archive
  * or a stack of layers means, changes; what older programs have made is then not used any more. */
-#define TREE_RULES 2
+#define TREE_RULES 3
 
 enum tree_type {
 	TREE_UNSET = 0,
@@ -152,6 +152,8 @@ DEFINE_CLEANUP(struct tree_builder *, tree_builder_free)
  * file, any other stays a TREE_LINK with its cleaned target.  Attributes that Linux could not hold
  * are left out.  Over a ceiling: -EFBIG (LIMIT). */
 errint_t tree_builder_add(struct tree_builder *b, const struct tree_entry *en, struct err *e) _must_check_;
+/* Takes a regular file of that size (UINT64_MAX: any) out of the root again, if there is one. */
+void tree_builder_hide(struct tree_builder *b, const char *name, uint64_t size);
 uint64_t tree_builder_refused(const struct tree_builder *b);	/* entries dropped for their names */
 uint64_t tree_builder_bytes(const struct tree_builder *b);	/* memory; TREE_LAYER_BYTES_MAX */
 /* Serialises into *ret (its max is the ceiling).  Once; then only free. */

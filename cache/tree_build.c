@@ -438,6 +438,19 @@ errint_t tree_builder_add(struct tree_builder *b, const struct tree_entry *en, s
 	return tree_writer_error(r, e);
 }
 
+/* The entry stays where it is, in a directory that is none. */
+void tree_builder_hide(struct tree_builder *b, const char *name, uint64_t size)
+{
+	uint32_t s = tree_writer_find_str(&b->w, name, strlen(name));
+	uint32_t d = s == TREE_NONE ? TREE_NONE : dentry_find(b, TREE_ROOT, s);
+	const struct tree_node *n = d == TREE_NONE ? NULL : &b->inodes[b->dentries[d].inode];
+
+	if (!n || n->type != TREE_REG || (size != UINT64_MAX && n->u != size))
+		return;
+	b->last.len = SIZE_MAX;
+	b->dentries[d].dir = TREE_NONE;
+}
+
 uint64_t tree_builder_bytes(const struct tree_builder *b)
 {
 	return tree_writer_bytes(&b->w) +
@@ -502,7 +515,8 @@ static void group(const struct tree_builder *b, struct by_dir *g)
 	uint32_t sum = 0;
 
 	for (size_t i = 0; i < b->n_dentries; i++)
-		g->start[b->dentries[i].dir + 1]++;
+		if (b->dentries[i].dir != TREE_NONE)
+			g->start[b->dentries[i].dir + 1]++;
 	for (size_t i = 0; i < b->n_inodes; i++) {
 		uint32_t n = g->start[i + 1];
 
@@ -510,7 +524,8 @@ static void group(const struct tree_builder *b, struct by_dir *g)
 		sum += n;
 	}
 	for (size_t i = 0; i < b->n_dentries; i++)
-		g->list[g->start[b->dentries[i].dir + 1]++] = (uint32_t)i;
+		if (b->dentries[i].dir != TREE_NONE)
+			g->list[g->start[b->dentries[i].dir + 1]++] = (uint32_t)i;
 }
 
 static void fill_dir(struct tree_builder *b, struct by_dir *g, uint32_t inode,

@@ -3,28 +3,37 @@
  *
  * A tree that the cache cannot keep is used from memory; merging is repeatable, so nothing is lost.
  */
-#include "cache/store.h"
+#include "cache/layer_priv.h"
 
 #include <stdio.h>
 #include <string.h>
 
+#include "cache/crc.h"
 #include "cache/layer_gate.h"
 #include "cache/tree_image.h"
 
-static const char *tree_key(const struct digest *manifest, char out[static CA_KEY_MAX])
+/* Which layers are read by their TOC is part of the name: their data are elsewhere. */
+static const char *tree_key(const struct digest *manifest, const bool *lazy, size_t n,
+			    char out[static CA_KEY_MAX])
 {
-	size_t n = strlen(ca_digest_key(manifest, out));
+	size_t at = strlen(ca_digest_key(manifest, out));
+	uint32_t how = 0;
 
-	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u", TREE_RULES);
+	for (size_t i = 0; lazy && i < n; i++)
+		if (lazy[i])
+			how = crc32_add(how, &(uint16_t){ (uint16_t)(i + 1) }, sizeof(uint16_t));
+	at += (size_t)snprintf(out + at, CA_KEY_MAX - at, "-%u", TREE_RULES);
+	if (how)
+		(void)snprintf(out + at, CA_KEY_MAX - at, "-%08x", how);
 	return out;
 }
 
-errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, struct tree **ret,
-		     struct err *e)
+errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const bool *lazy, size_t n,
+		     struct tree **ret, struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
-	errint_t r = ca_object_open(s, CA_TREE, tree_key(manifest, key), &o, e);
+	errint_t r = ca_object_open(s, CA_TREE, tree_key(manifest, lazy, n, key), &o, e);
 
 	if (r == 0)
 		r = ca_object_verify(o, e);
@@ -64,14 +73,17 @@ errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
 		       struct cancel *c, struct err *e)
 {
 	_cleanup_buf_ struct buf image = BUF_INIT(TREE_MERGED_BYTES_MAX);
+	_cleanup_free_ bool *lazy = calloc(n + 1, sizeof(*lazy));
 	char key[CA_KEY_MAX];
 	size_t len;
-	errint_t r = merge(layers, n, &image, c, e);
+	errint_t r = lazy ? merge(layers, n, &image, c, e) : err_errno(e, ENOMEM, "merging layers");
 
 	if (r < 0)
 		return r;
-	r = ca_object_put(s, CA_TREE, tree_key(manifest, key), image.data, image.len, NULL);
-	if (r == 0 && ca_tree_get(s, manifest, ret, NULL) == 0)
+	for (size_t i = 0; i < n; i++)
+		lazy[i] = layers[i]->toc != NULL;
+	r = ca_object_put(s, CA_TREE, tree_key(manifest, lazy, n, key), image.data, image.len, NULL);
+	if (r == 0 && ca_tree_get(s, manifest, lazy, n, ret, NULL) == 0)
 		return 0;
 	len = image.len;
 	return tree_open_mem(buf_take(&image, &len), len, ret, e);

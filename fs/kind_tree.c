@@ -271,6 +271,21 @@ static errint_t tree_read(struct op *op, struct node *n, uint32_t sub, struct ha
 /* ---- extended attributes: the image's own; ours answer to their names but are not listed, or
  * `rsync -X` and `tar --xattrs` would copy them ---- */
 
+#define LAZY_XATTR "user.registryfs.lazy"
+
+/* How a layer is read, for the root of its tree. */
+static errint_t lazy_xattr(struct op *op, const struct node *n, struct buf *ret)
+{
+	struct image_at *at = n->data;
+	_cleanup_(image_unrefp) struct image *img = NULL;
+	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
+	errint_t r = at->merged ? -ENODATA : image_at_need(op, at, &img);
+
+	if (r == 0)
+		r = need_layer(op, img, at->layer, &l);
+	return r < 0 ? r : buf_adds(ret, ca_layer_how(l));
+}
+
 static errint_t own_xattr(struct op *op, const struct node *n, const struct seen *s, const char *name,
 			  struct buf *ret)
 {
@@ -319,8 +334,11 @@ static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const
 	const char *xn;
 	const void *xv;
 	size_t xn_len, xv_len, len = strlen(name);
-	errint_t r = see_for_xattrs(op, n, sub, &s);
+	errint_t r;
 
+	if (sub == TREE_ROOT && strcmp(name, LAZY_XATTR) == 0)
+		return lazy_xattr(op, n, ret);
+	r = see_for_xattrs(op, n, sub, &s);
 	if (r < 0)
 		return r;
 	if (is_hidden(&s, name, len))

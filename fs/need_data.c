@@ -195,23 +195,27 @@ static errint_t fill_layer(struct fs *fs, void *arg, struct cancel *c, struct er
 		return 0;
 	}
 	r = ca_layer_fill(fs->cache, &a->digest, a->size, NULL, &src, c, e);
-	return note(a, "layer", err_wrap(e, r, "layer %s", a->name), e);
+	return note_layer(a, "layer", r, e);
 }
 
-/* A new reference, or NULL. */
-static struct ca_layer *kept_layer(struct image *img, size_t i)
+errint_t note_layer(const struct ask *a, const char *what, errint_t r, struct err *e)
+{
+	return note(a, what, err_wrap(e, r, "layer %s", a->name), e);
+}
+
+struct ca_layer *kept_layer(struct image *img, size_t slot)
 {
 	LOCK_SCOPE(&layers_lock);
-	struct ca_layer *l = atomic_load(&img->layers[i]);
+	struct ca_layer *l = atomic_load(&img->layers[slot]);
 
 	return l ? ca_layer_ref(l) : NULL;
 }
 
-static void keep_layer(struct image *img, size_t i, struct ca_layer *l)
+void keep_layer(struct image *img, size_t slot, struct ca_layer *l)
 {
 	LOCK_SCOPE(&layers_lock);
-	if (!atomic_load(&img->layers[i]))
-		atomic_store(&img->layers[i], ca_layer_ref(l));
+	if (!atomic_load(&img->layers[slot]))
+		atomic_store(&img->layers[slot], ca_layer_ref(l));
 }
 
 /* The index of l was wrong: who comes next has it made again.  False: not once more. */
@@ -221,7 +225,7 @@ static bool drop_layer(struct image *img, struct ca_layer *l)
 
 	{
 		LOCK_SCOPE(&layers_lock);
-		for (size_t i = 0; i < img->m->n_layers; i++) {
+		for (size_t i = 0; i < 2 * img->m->n_layers; i++) {
 			if (atomic_load(&img->layers[i]) != l)
 				continue;
 			atomic_store(&img->layers[i], NULL);
@@ -233,38 +237,67 @@ static bool drop_layer(struct image *img, struct ca_layer *l)
 	return atomic_fetch_add(&img->condemned, n > 0) < CONDEMNED_MAX;
 }
 
-/* A new reference in *ret. */
-static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca_layer **ret)
+errint_t want_layer(struct op *op, struct image *img, size_t i, const char *what, work_fn work,
+		    const struct ca_toc *toc)
 {
-	const struct oci_descriptor *d;
+	const struct oci_descriptor *d = &img->m->layers[i];
 	_cleanup_buf_ struct buf fact = BUF_INIT(1024);
 	char text[DIGEST_TEXT_MAX];
-	struct ask *a;
+	struct ask *a = ask_new(img->site, img->repo, digest_text(&d->digest, text), &d->digest);
+
+	if (a) {
+		a->size = d->size;
+		a->layer_no = i;
+		a->img = image_ref(img);
+	}
+	if (a && toc)
+		a->toc = *toc;
+	fact_of(what, img, &d->digest, &fact);
+	return want(op, img, buf_str(&fact), work, a);
+}
+
+errint_t open_streamed(struct op *op, struct image *img, size_t i, struct ca_layer **ret)
+{
 	errint_t r;
 
-	if (i >= img->m->n_layers)
-		return -ENOENT;
 	*ret = kept_layer(img, i);
 	if (*ret)
 		return 0;
-	d = &img->m->layers[i];
-	r = ca_layer_get(op->fs->cache, &d->digest, ret, &op->err);
+	r = ca_layer_get(op->fs->cache, &img->m->layers[i].digest, ret, &op->err);
 	if (r == 0) {
 		keep_layer(img, i, *ret);
 		return 0;
 	}
 	if (r != -ENOENT)
 		return r;
-	a = ask_new(img->site, img->repo, digest_text(&d->digest, text), &d->digest);
-	if (a)
-		a->size = d->size;
-	fact_of("layer", img, &d->digest, &fact);
-	return want(op, img, buf_str(&fact), fill_layer, a);
+	return want_layer(op, img, i, "layer", fill_layer, NULL);
+}
+
+/* A new reference in *ret, in the flavour in which the layer is read. */
+static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca_layer **ret)
+{
+	if (i >= img->m->n_layers)
+		return -ENOENT;
+	return lazy_wanted(op->fs, img, i) ? open_lazy(op, img, i, ret) : open_streamed(op, img, i, ret);
+}
+
+/* The layer that an offset of a tree is about. */
+static errint_t open_data_layer(struct op *op, struct image *img, size_t i, uint64_t off, struct ca_layer **ret)
+{
+	if (i >= img->m->n_layers)
+		return -ENOENT;
+	return off >= CA_TOC_DATA ? open_lazy(op, img, i, ret) : open_streamed(op, img, i, ret);
 }
 
 errint_t need_layer(struct op *op, struct image *img, size_t layer, struct ca_layer **ret)
 {
 	return open_layer(op, img, layer, ret);
+}
+
+/* Two flavours of a layer have spans of the same numbers. */
+static const char *span_word(const struct ca_layer *l)
+{
+	return ca_layer_is_lazy(l) ? "part" : "span";
 }
 
 static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err *e)
@@ -275,13 +308,16 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 
 	errint_t r;
 
-	(void)fs;
 	r = ca_layer_fill_span(a->layer, a->span, &src, c, e);
+	if (r == -EILSEQ) {
+		lazy_refuse(fs, a->img, a->layer_no, e);
+		return 0;	/* the handler looks again, and wants the whole layer */
+	}
 	if (r == -EBADMSG && drop_layer(a->img, a->layer))
 		return 0;	/* the handler looks again, and wants the whole layer */
 	if (r == -EBADMSG)
 		r = err_set(e, EIO, ERR_INTEGRITY, "its index in the cache is wrong again and again");
-	return note(a, "span", err_wrap(e, r, "layer %s", a->name), e);
+	return note(a, span_word(a->layer), err_wrap(e, r, "layer %s", a->name), e);
 }
 
 static errint_t want_span(struct op *op, struct image *img, size_t layer, struct ca_layer *l, uint32_t span)
@@ -295,11 +331,12 @@ static errint_t want_span(struct op *op, struct image *img, size_t layer, struct
 	if (a) {
 		a->img = image_ref(img);
 		a->layer = ca_layer_ref(l);
+		a->layer_no = layer;
 		a->span = span;
 	}
-	fact_of("span", img, d, &one);
+	fact_of(span_word(l), img, d, &one);
 	buf_addf(&one, " %u", span);
-	fact_of("span", img, d, &all);
+	fact_of(span_word(l), img, d, &all);
 	r = lost(op, img, buf_str(&one), buf_str(&all));
 	if (r == 0)
 		r = recent_failure(op, img->site, buf_str(&all));
@@ -313,7 +350,7 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 			 struct buf *ret)
 {
 	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
-	errint_t r = open_layer(op, img, layer, &l);
+	errint_t r = open_data_layer(op, img, layer, off, &l);
 
 	if (r == 0)
 		r = buf_reserve(ret, len);
@@ -322,6 +359,10 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 		size_t n = 0;
 
 		r = ca_layer_read(l, off, ret->data + ret->len, len, &n, &span, &op->err);
+		if (r == -ENODATA && ca_layer_refuted(l)) {
+			err_clear(&op->err);
+			return lazy_from_streamed(op, img, layer, l, off, len, ret);
+		}
 		if (r == -ENODATA)
 			return want_span(op, img, layer, l, span);
 		if (r < 0)
@@ -348,7 +389,7 @@ static errint_t build_tree(struct fs *fs, void *arg, struct cancel *c, struct er
 	_cleanup_(tree_unrefp) struct tree *t = NULL;
 	errint_t r = layers ? 0 : err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 
-	while (r == 0 && n < img->m->n_layers && (layers[n] = kept_layer(img, n)))
+	while (r == 0 && n < img->m->n_layers && (layers[n] = kept_layer(img, lazy_slot(fs, img, n))))
 		n++;
 	/* One that was condemned meanwhile: the handler looks again and wants it. */
 	if (r == 0 && n == img->m->n_layers)
@@ -363,8 +404,12 @@ static errint_t build_tree(struct fs *fs, void *arg, struct cancel *c, struct er
 static errint_t open_tree(struct op *op, struct image *img, struct tree **ret)
 {
 	struct tree *t = site_tree_get(img->site, &img->digest);
+	size_t n = img->m->n_layers;
+	_cleanup_free_ bool *lazy = t ? NULL : calloc(n + 1, sizeof(*lazy));
 
-	if (!t && ca_tree_get(op->fs->cache, &img->digest, &t, NULL) == 0)
+	for (size_t i = 0; lazy && i < n; i++)
+		lazy[i] = lazy_wanted(op->fs, img, i);
+	if (lazy && ca_tree_get(op->fs->cache, &img->digest, lazy, n, &t, NULL) == 0)
 		site_tree_put(img->site, &img->digest, t);
 	*ret = t;
 	return t ? 0 : -ENOENT;

@@ -13,7 +13,9 @@ struct ask {
 	uint64_t size;
 	struct image *img;	/* a ref, or NULL */
 	struct ca_layer *layer;	/* a ref, or NULL */
+	size_t layer_no;
 	uint32_t span;
+	struct ca_toc toc;
 };
 
 /* NULL: no memory.  repo, name and d may be NULL. */
@@ -42,6 +44,33 @@ struct question {
 /* A fact with text, by the pattern of need.c; *ret is given back with fact_done. */
 errint_t need_fact_text(struct op *op, struct site *s, const char *name, const struct question *q,
 			struct fact *ret) _must_check_;
+
+/* need_data.c: layers that an image keeps open, by their place in image.layers */
+struct ca_layer *kept_layer(struct image *img, size_t slot);	/* a new reference, or NULL */
+void keep_layer(struct image *img, size_t slot, struct ca_layer *l);
+/* The whole layer, streamed. */
+errint_t open_streamed(struct op *op, struct image *img, size_t i, struct ca_layer **ret) _must_check_;
+/* A fill of layer i as work, unless it has just failed: name and fact are "<what> <repo>@<digest>". */
+errint_t want_layer(struct op *op, struct image *img, size_t i, const char *what, work_fn work,
+		    const struct ca_toc *toc) _must_check_;
+/* Remembers a failure of such work for a moment; returns r. */
+errint_t note_layer(const struct ask *a, const char *what, errint_t r, struct err *e);
+
+/* need_toc.c: layers that are read by their table of contents */
+enum lazy { LAZY_UNKNOWN = 0, LAZY_NO, LAZY_YES, LAZY_REFUSED };
+/* Where image.layers has layer i, in the flavour in which it is read. */
+size_t lazy_slot(struct fs *fs, struct image *img, size_t i);
+static inline bool lazy_wanted(struct fs *fs, struct image *img, size_t i)
+{
+	return lazy_slot(fs, img, i) != i;
+}
+errint_t open_lazy(struct op *op, struct image *img, size_t i, struct ca_layer **ret) _must_check_;
+/* The table of contents turned out unusable: the layer is streamed from now on, which is counted, said
+ * once, and remembered. */
+void lazy_refuse(struct fs *fs, struct image *img, size_t i, const struct err *why);
+/* Appends at most len bytes of what a refuted layer l has at off, from the streamed layer. */
+errint_t lazy_from_streamed(struct op *op, struct image *img, size_t i, struct ca_layer *l, uint64_t off,
+			    size_t len, struct buf *ret) _must_check_;
 
 /* wire.c: the registry as a source of the cache.  ctx must stay valid while the source is used. */
 struct wire_source {

@@ -73,11 +73,12 @@ struct image *image_unref(struct image *i)
 {
 	if (!i || atomic_fetch_sub(&i->refs, 1) != 1)
 		return NULL;
-	for (size_t l = 0; i->layers && i->m && l < i->m->n_layers; l++)
+	for (size_t l = 0; i->layers && i->m && l < 2 * i->m->n_layers; l++)
 		ca_layer_unref(atomic_load(&i->layers[l]));
 	platforms_free(atomic_load(&i->platforms));
 	referrers_unref(i->referrers);
 	free((void *)i->layers);
+	free((void *)i->lazy);
 	oci_manifest_free(i->m);
 	buf_done(&i->bytes);
 	free(i->media_type);
@@ -151,9 +152,10 @@ static errint_t image_new(struct site *s, const char *repo, struct rg_manifest *
 	r = oci_manifest_parse(buf_str(&m->bytes), m->bytes.len, m->media_type, &i->m, e);
 	if (r < 0)
 		return r;
-	i->layers = calloc(i->m->n_layers + 1, sizeof(*i->layers));
+	i->layers = calloc(2 * i->m->n_layers + 1, sizeof(*i->layers));
+	i->lazy = calloc(i->m->n_layers + 1, sizeof(*i->lazy));
 	i->media_type = m->media_type && *m->media_type ? steal_ptr(&m->media_type) : strdup(i->m->media_type);
-	if (!i->repo || !i->layers || !i->media_type)
+	if (!i->repo || !i->layers || !i->lazy || !i->media_type)
 		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 	i->bytes = m->bytes;
 	m->bytes = (struct buf){ 0 };

@@ -45,7 +45,10 @@ struct image {
 	uint64_t ident;		/* hash of the digest: node identity */
 	struct platforms *_Atomic platforms;	/* platforms.c; made when somebody lists them */
 	struct referrers *referrers;		/* the last answer; a ref, under the site's lock */
-	struct ca_layer *_Atomic *layers;	/* opened once, kept while the image lives (need_data.c) */
+	/* Opened once, kept while the image lives (need_data.c): first the streamed ones, one a layer, then
+	 * those that are read by their table of contents. */
+	struct ca_layer *_Atomic *layers;
+	_Atomic uint8_t *lazy;	/* enum lazy of each layer (need_toc.c) */
 	atomic_uint condemned;	/* how often layers had to be indexed again */
 };
 struct image *image_ref(struct image *i);

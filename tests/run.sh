@@ -139,7 +139,7 @@ if wanted mount; then
 	title "mount tests, real registries and clients, AddressSanitizer and UBSan"
 	one "asan build" built asan clang "${san[@]}"
 	# Two lots side by side; what measures delays runs alone.
-	big=(tests/test_tree.py tests/test_hostile.py tests/test_cache.py)
+	big=(tests/test_tree.py tests/test_hostile.py tests/test_cache.py tests/test_toc.py)
 	alone=(tests/test_stall.py)
 	rest=()
 	for t in tests/test_*.py; do

@@ -40,6 +40,11 @@ struct buf;
 	X(LAYER_BYTES_IN, "layer_bytes_compressed", counter, "compressed layer bytes inflated")   \
 	X(LAYER_BYTES_OUT, "layer_bytes_inflated", counter, "layer bytes after inflating")        \
 	X(SPANS_REFILLED, "spans_refilled", counter, "evicted spans fetched again")               \
+	X(TOC_LAYERS, "toc_layers", counter, "layers read by their table of contents")            \
+	X(TOC_FALLBACKS, "toc_fallbacks", counter, "layers streamed as theirs was unusable")      \
+	X(TOC_GRANULES, "toc_granules", counter, "groups of chunks fetched and verified")         \
+	X(TOC_BYTES_IN, "toc_bytes_compressed", counter, "compressed bytes asked for chunks")     \
+	X(TOC_BYTES_OUT, "toc_bytes_inflated", counter, "bytes of chunks after inflating")        \
 	X(INTEGRITY_FAILURES, "integrity_failures", counter, "digest or size mismatches")
 
 enum stat_id {

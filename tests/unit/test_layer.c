@@ -268,7 +268,7 @@ TEST(merged_trees)
 		CHECK_OK(fake_fill(&f[i], &d, NULL));
 		REQUIRE(ca_layer_get(d.s, &f[i].digest, &l[i], NULL) == 0);
 	}
-	CHECK_ERR(ca_tree_get(d.s, &f[0].diff, &t, NULL), -ENOENT);
+	CHECK_ERR(ca_tree_get(d.s, &f[0].diff, NULL, 0, &t, NULL), -ENOENT);
 	struct cancel c = CANCEL_INIT;
 	cancel_fire(&c);
 	CHECK_ERR(ca_tree_build(d.s, &f[0].diff, l, 2, &t, &c, NULL), -ECANCELED);
@@ -280,7 +280,7 @@ TEST(merged_trees)
 	(void)ca_layer_unref(l[0]);
 	(void)ca_layer_unref(l[1]);
 	dir_reopen(&d);
-	CHECK_OK(ca_tree_get(d.s, &f[0].diff, &t, NULL));
+	CHECK_OK(ca_tree_get(d.s, &f[0].diff, NULL, 0, &t, NULL));
 	CHECK(tree_lookup_path(t, "etc/os-release", 14) != TREE_NONE);
 
 	/* what was made by other rules, under the names of its time, is not used */
@@ -289,7 +289,7 @@ TEST(merged_trees)
 	const void *image = tree_image(t, &len);
 	CHECK_OK(ca_object_put(d.s, CA_TREE, ca_digest_key(&f[1].diff, key), image, len, NULL));
 	struct tree *old = NULL;
-	CHECK_ERR(ca_tree_get(d.s, &f[1].diff, &old, NULL), -ENOENT);
+	CHECK_ERR(ca_tree_get(d.s, &f[1].diff, NULL, 0, &old, NULL), -ENOENT);
 	char rules[16];
 	(void)snprintf(rules, sizeof(rules), "-%u-", TREE_RULES);
 	CHECK(strstr(layer_key(&f[0].digest, key), rules) != NULL);
