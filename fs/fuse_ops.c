@@ -343,27 +343,35 @@ static bool begins(const char *s, const char *prefix)
 	return strncmp(s, prefix, strlen(prefix)) == 0;
 }
 
-/* Tools ask these for every file of every mount; only trees have some (style.md F27).  0: not one of
- * them.  EOPNOTSUPP is what a file system says that knows no ACLs and no labels; `ls -l` then stops
- * asking, which saves it three questions an entry. */
-static int constant_answer(fuse_ino_t ino, const char *name)
+/* Tools ask these for every file of every mount; only trees have some (style.md F27). */
+static bool is_constant_question(fuse_ino_t ino, const char *name)
 {
 	bool is_tree = (uint64_t)ino >> 63;
 
-	if (is_tree)
-		return 0;
-	if (begins(name, "system.") || strcmp(name, "security.selinux") == 0)
-		return EOPNOTSUPP;
-	return begins(name, "security.") ? ENODATA : 0;
+	return !is_tree && (begins(name, "system.") || begins(name, "security."));
+}
+
+/* coreutils remember EOPNOTSUPP to an ACL or a label for all of the mount. */
+static int constant_answer(struct fs *fs, fuse_ino_t ino, const char *name)
+{
+	uint32_t sub;
+	struct node *n;
+	bool unknown;
+
+	if (begins(name, "security.") && strcmp(name, "security.selinux") != 0)
+		return ENODATA;
+	n = node_get(fs->nodes, ino, &sub);
+	unknown = n && n->kind->knows_no_labels;
+	(void)node_unref(n);
+	return unknown ? EOPNOTSUPP : ENODATA;
 }
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	int eno = constant_answer(ino, name);
 	struct op *op;
 
-	if (eno) {
-		(void)fuse_reply_err(req, eno);
+	if (is_constant_question(ino, name)) {
+		(void)fuse_reply_err(req, constant_answer(mount_of(req)->fs, ino, name));
 		return;
 	}
 	op = begin_name(req, OP_GETXATTR, ino, name);

@@ -97,6 +97,9 @@ struct handle {
 struct kind {
 	const char *name;
 	bool is_dir;			/* of sub 0 */
+	bool knows_no_labels;		/* answers EOPNOTSUPP for ACLs and labels: `ls -l` asks no more, which
+					   matters where thousands are listed, but also not for the trees
+					   further down when it goes on there */
 	/* ret comes with ino, nlink, owner and the mount's mtime filled in. */
 	errint_t (*attr)(struct op *op, struct node *n, uint32_t sub, struct fs_attr *ret);
 	/* -ENOENT (ret->ttl_ns says for how long), or 0 with ret filled; ret->attr by kind_attr of the

@@ -556,6 +556,7 @@ static errint_t tag_listx(struct op *op, struct node *n, uint32_t sub, struct bu
 const struct kind kind_tag = {
 	.name = "tag",
 	.is_dir = true,
+	.knows_no_labels = true,
 	.attr = tag_attr,
 	.lookup = tag_lookup,
 	.list = tag_list,

@@ -348,6 +348,7 @@ static errint_t repo_listxattr(struct op *op, struct node *n, uint32_t sub, stru
 const struct kind kind_repo = {
 	.name = "repo",
 	.is_dir = true,
+	.knows_no_labels = true,
 	.attr = repo_attr,
 	.lookup = repo_lookup,
 	.list = repo_list,

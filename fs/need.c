@@ -16,7 +16,8 @@
 #include "util/clock.h"
 #include "util/log.h"
 
-#define STALE_USES_MAX 16
+#define STALE_USES_MIN 16
+#define LIST_PAGE 50	/* names that a registry may send at once: a long list is many requests */
 #define NO_CATALOG_NS (600 * NSEC_PER_SEC) /* a registry without catalogue does not grow one soon */
 
 /* ---- what a piece of work is about ---- */
@@ -436,6 +437,18 @@ static int listed_tag(struct op *op, struct site *s, const char *repo, const cha
 	return r;
 }
 
+/* Asking for it costs nothing (it has just been waited for, say). */
+static bool tag_is_fresh(struct op *op, struct site *s, const char *repo, const char *tag)
+{
+	_cleanup_buf_ struct buf name = BUF_INIT(1024);
+	struct fact f;
+	bool yes = fresh_fact(op, s, tag_fact(repo, tag, &name), PO_FRESH_TAG, &f);
+
+	if (yes)
+		fact_done(&f);
+	return yes;
+}
+
 /* Many names of a list whose time is over are being looked up (`ls -l` that takes long, say): asking for
  * the list again is one request, asking for each name is many. */
 static bool list_is_cheaper(struct op *op, struct site *s, const char *repo, const char *tag)
@@ -447,7 +460,7 @@ static bool list_is_cheaper(struct op *op, struct site *s, const char *repo, con
 	if (op_only_looks(op) || !facts_get(s->facts, tags_fact(repo, &name), &f))
 		return false;
 	yes = f.list && name_list_has(f.list, tag, strlen(tag)) &&
-	      atomic_fetch_add(&f.list->stale_uses, 1) >= STALE_USES_MAX;
+	      atomic_fetch_add(&f.list->stale_uses, 1) >= STALE_USES_MIN + f.list->names.n / LIST_PAGE;
 	fact_done(&f);
 	return yes;
 }
@@ -478,7 +491,7 @@ static errint_t tag_exists(struct op *op, struct site *s, const char *repo, cons
 	if (!ref_is_tag(name, strlen(name)) || (!*repo && !rg_root_is_repo(s->reg)))
 		return 0;
 	listed = listed_tag(op, s, repo, name);
-	if (listed < 0 && list_is_cheaper(op, s, repo, name))
+	if (listed < 0 && !tag_is_fresh(op, s, repo, name) && list_is_cheaper(op, s, repo, name))
 		listed = listed_again(op, s, repo, name);
 	if (listed == -EINPROGRESS)
 		return listed;

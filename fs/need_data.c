@@ -14,11 +14,14 @@
  */
 #include "fs/need.h"
 
+#include <string.h>
+
 #include "fs/need_priv.h"
 #include "util/clock.h"
 
 #define CONDEMNED_MAX 3		/* times that an image has layers indexed again; then it is our bug */
-#define EVICTED_MAX 8		/* times that one operation fetches what others then push out */
+#define EVICTED_MAX 3		/* times that one operation fetches what others then push out: whole */
+#define SPAN_EVICTED_MAX 8	/* and a small part */
 
 static pthread_mutex_t layers_lock = PTHREAD_MUTEX_INITIALIZER;	/* layers of all images; a leaf but for refs */
 
@@ -55,7 +58,7 @@ static errint_t lost(struct op *op, struct image *img, const char *fact, const c
 	if (damaged && times > 0)
 		r = err_set(&op->err, EIO, ERR_INTEGRITY, "what is written to the cache is damaged when it is "
 			    "read again; check the disk that holds %s", dir);
-	else if (times >= EVICTED_MAX)
+	else if (times >= (strcmp(fact, failure) == 0 ? EVICTED_MAX : SPAN_EVICTED_MAX))
 		r = err_set(&op->err, EIO, ERR_LOCAL, "the cache does not keep what is fetched for this; give "
 			    "%s more room (cache_size, cache_free)", dir);
 	return r < 0 ? ask_failed(img->site, failure, r, &op->err) : 0;

@@ -21,9 +21,9 @@ struct ask {
 /* NULL: no memory.  repo, name and d may be NULL. */
 struct ask *ask_new(struct site *s, const char *repo, const char *name, const struct digest *d);
 void ask_free(void *p);
-/* Wants "<site>|<fact>"; takes over a (NULL: -ENOMEM). */
 /* How often this operation has waited for the fact with success. */
 unsigned ask_times(struct op *op, struct site *s, const char *fact);
+/* Wants "<site>|<fact>"; takes over a (NULL: -ENOMEM). */
 errint_t ask_want(struct op *op, struct site *s, const char *fact, work_fn work, struct ask *a) _must_check_;
 
 /* Publishes a failure under that name; returns r. */
@@ -76,5 +76,6 @@ errint_t lazy_from_streamed(struct op *op, struct image *img, size_t i, struct c
 struct wire_source {
 	struct rg_registry *reg;
 	const char *repo;
+	uint64_t began_ns;	/* the last read */
 };
 struct ca_source wire_source(struct wire_source *ctx);

@@ -34,9 +34,12 @@ static errint_t watched_sink(void *ctx, const void *data, size_t len, struct err
 static errint_t source_read(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len,
 			    ca_sink_fn sink, void *sink_ctx, struct cancel *c, struct err *e)
 {
-	const struct wire_source *ws = ctx;
+	struct wire_source *ws = ctx;
 	struct watched w = { sink, sink_ctx };
-	errint_t r = rg_get_blob(ws->reg, ws->repo, d, size, off, len, watched_sink, &w, c, e);
+	errint_t r;
+
+	ws->began_ns = clock_mono_ns();
+	r = rg_get_blob(ws->reg, ws->repo, d, size, off, len, watched_sink, &w, c, e);
 
 	/* A part that an image says it has: missing is damage.  ENOENT would make files look absent,
 	 * and what is absent gets deleted by rsync. */
@@ -51,7 +54,7 @@ static bool source_bad(void *ctx, const struct digest *d)
 {
 	const struct wire_source *ws = ctx;
 
-	return rg_blob_was_bad(ws->reg, d);
+	return rg_blob_was_bad(ws->reg, d, ws->began_ns);
 }
 
 struct ca_source wire_source(struct wire_source *ctx)

@@ -272,7 +272,7 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 	struct blob_read b = {
 		.api = a, .what = what, .size = size, .pos = off, .end = len ? off + len : size,
 		.sink = sink, .sink_ctx = ctx, .pos_at_resume = off, .start = off, .digest = d,
-		.no_mirrors = api_remembers(a, a->bad_blobs, d, sizeof(*d)),
+		.no_mirrors = api_remembers(a, &a->bad_blobs, d, sizeof(*d)),
 	};
 	struct err mine;
 	int r = check_range(size, off, len, e);
@@ -290,10 +290,13 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 	return r;
 }
 
-bool rg_api_blob_was_bad(struct rg_api *a, const struct digest *d)
+bool rg_api_blob_was_bad(struct rg_api *a, const struct digest *d, uint64_t began_ns)
 {
-	if (api_remembers(a, a->bad_blobs, d, sizeof(*d)))
+	uint64_t since = api_remembered(a, &a->bad_blobs, d, sizeof(*d));
+
+	if (since && since < began_ns)
 		return false;
-	api_remember(a, &a->bad_blobs, d, sizeof(*d));
+	if (!since)
+		api_remember(a, &a->bad_blobs, d, sizeof(*d));
 	return true;
 }

@@ -8,13 +8,18 @@
 
 #include "util/clock.h"
 
-bool api_remembers(struct rg_api *a, const struct hmap *m, const void *key, size_t len)
+uint64_t api_remembered(struct rg_api *a, struct hmap *const *m, const void *key, size_t len)
 {
 	const uint64_t *until;
 	LOCK_SCOPE(&a->lock);
 
-	until = hmap_get(m, key, len);
-	return until && *until > clock_mono_ns();
+	until = hmap_get(*m, key, len);
+	return until && *until > clock_mono_ns() ? *until - API_MEMORY_NS : 0;
+}
+
+bool api_remembers(struct rg_api *a, struct hmap *const *m, const void *key, size_t len)
+{
+	return api_remembered(a, m, key, len) != 0;
 }
 
 void api_remember(struct rg_api *a, struct hmap **m, const void *key, size_t len)

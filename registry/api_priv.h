@@ -26,8 +26,10 @@ struct rg_api {
 		       ", " OCI_TYPE_DOCKER_MANIFEST
 
 /* Is key in that set of a's?  (api_memory.c) */
-bool api_remembers(struct rg_api *a, const struct hmap *m, const void *key, size_t len);
-/* m: &a->no_referrers or its like. */
+/* m: &a->no_referrers or its like, which is looked at under the lock: a full set is replaced. */
+bool api_remembers(struct rg_api *a, struct hmap *const *m, const void *key, size_t len);
+/* Since when (clock_mono_ns); 0: it is not. */
+uint64_t api_remembered(struct rg_api *a, struct hmap *const *m, const void *key, size_t len);
 void api_remember(struct rg_api *a, struct hmap **m, const void *key, size_t len);
 
 /* An answer that is not what the protocol says: turns r of a parser into -EIO, keeps the words. */

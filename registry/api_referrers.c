@@ -111,18 +111,18 @@ static bool is_router_404(const struct rg_reply *reply)
 }
 
 /* Not "this repository (or this manifest) is unknown", which says nothing about the API. */
-static bool is_about_the_route(struct rg_api *a, const struct rg_reply *reply)
+static bool is_about_the_route(const struct err *words)
 {
-	struct err words = { 0 };
-
-	(void)rg_errmap(reply, rg_host_name(a->host), "referrers", &words);
-	return strcmp(words.code, "NAME_UNKNOWN") != 0 &&
-	       strcmp(words.code, "MANIFEST_UNKNOWN") != 0;
+	return strcmp(words->code, "NAME_UNKNOWN") != 0 &&
+	       strcmp(words->code, "MANIFEST_UNKNOWN") != 0 &&
+	       strcmp(words->code, "NOT_FOUND") != 0; /* Harbor */
 }
 
 /* Does this first answer mean that there is no such API?  *ret_remember: for a while. */
 static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *ret_remember)
 {
+	struct err words = { 0 };
+
 	*ret_remember = true;
 	switch (reply->status) {
 	case 200:
@@ -132,11 +132,13 @@ static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *r
 		*ret_remember = false;
 		return !is_web_page(reply) && (is_router_404(reply) || reply->body.len == 0);
 	case 404:
-		*ret_remember = is_router_404(reply) && is_about_the_route(a, reply);
-		return true;
+		(void)rg_errmap(reply, rg_host_name(a->host), "referrers", &words);
+		*ret_remember = is_router_404(reply) && is_about_the_route(&words);
+		return words.cls != ERR_AUTH; /* a refusal is one, whatever its number */
 	case 405:
 	case 501:
-		return true;
+		*ret_remember = !is_web_page(reply);
+		return !is_web_page(reply);
 	default:
 		return false;
 	}
@@ -144,23 +146,20 @@ static bool means_absent(struct rg_api *a, const struct rg_reply *reply, bool *r
 
 /* 1: no API (ask the tag), 0: more pages may follow (reply->link_next), negative: failed. */
 static int get_page(struct rg_api *a, const char *repo, const char *path, char **url,
-		    struct collector *k, const char *what, struct cancel *c, struct err *e)
+		    struct collector *k, const char *what, bool *ret_remember, struct cancel *c,
+		    struct err *e)
 {
 	_cleanup_reply_ struct rg_reply reply = { 0 };
 	struct rg_call call = {
 		.method = "GET", .repo = repo, .path = path, .next_url = *url,
 		.accept = OCI_TYPE_INDEX, .max_body = OCI_MANIFEST_MAX,
 	};
-	bool remember;
 	int r = rg_transport_call(a->host, &call, &reply, c, e);
 
 	if (r < 0)
 		return r;
-	if (k->pages == 0 && means_absent(a, &reply, &remember)) {
-		if (remember)
-			api_remember(a, &a->no_referrers, repo, strlen(repo));
+	if (k->pages == 0 && means_absent(a, &reply, ret_remember))
 		return 1;
-	}
 	if (reply.status != 200)
 		return rg_errmap(&reply, rg_host_name(a->host), what, e);
 	r = take_page(a, k, &reply, what, e);
@@ -170,7 +169,7 @@ static int get_page(struct rg_api *a, const char *repo, const char *path, char *
 }
 
 static int by_api(struct rg_api *a, const char *repo, const char *digest, const char *what,
-		  struct buf *ret, struct cancel *c, struct err *e)
+		  struct buf *ret, bool *ret_remember, struct cancel *c, struct err *e)
 {
 	_cleanup_(collector_done) struct collector k = { .index = BUF_INIT(OCI_MANIFEST_MAX) };
 	char path[sizeof("referrers/") + DIGEST_TEXT_MAX];
@@ -181,7 +180,7 @@ static int by_api(struct rg_api *a, const char *repo, const char *digest, const 
 	do {
 		_cleanup_free_ char *before = url ? strdup(url) : NULL;
 
-		r = get_page(a, repo, path, &url, &k, what, c, e);
+		r = get_page(a, repo, path, &url, &k, what, ret_remember, c, e);
 		if (r == 0 && url && before && strcmp(url, before) == 0)
 			return err_set(e, EIO, ERR_INPUT,
 				       "%s: the pages of %s go round in a circle",
@@ -238,11 +237,18 @@ errint_t rg_api_list_referrers(struct rg_api *a, const char *repo, const struct 
 			       struct buf *ret_index, struct cancel *c, struct err *e)
 {
 	char what[API_WHAT_MAX], digest[DIGEST_TEXT_MAX];
+	bool remember = false;
 	int r = 1;
 
 	digest_text(d, digest);
 	(void)snprintf(what, sizeof(what), "the referrers of %s in %s", digest, repo);
-	if (!api_remembers(a, a->no_referrers, repo, strlen(repo)))
-		r = by_api(a, repo, digest, what, ret_index, c, e);
-	return r > 0 ? by_tag(a, repo, d, what, ret_index, c, e) : r;
+	if (!api_remembers(a, &a->no_referrers, repo, strlen(repo)))
+		r = by_api(a, repo, digest, what, ret_index, &remember, c, e);
+	if (r <= 0)
+		return r;
+	r = by_tag(a, repo, d, what, ret_index, c, e);
+	/* Only now: Go's 404 page is also that of a proxy (Traefik) whose backend is away. */
+	if (r == 0 && remember)
+		api_remember(a, &a->no_referrers, repo, strlen(repo));
+	return r;
 }

@@ -261,6 +261,9 @@ static errint_t refused(const struct token_query *q, int status, struct err *e)
 			    "the token service %s of %s sent a redirect, which is "
 			    "not followed",
 			    q->realm->host, q->ask->host);
+	else if (status != 400 && status != 401 && status != 403)
+		r = err_set(e, EIO, ERR_INPUT, "the token service %s of %s answered HTTP %d, which says nothing "
+			    "about the credentials", q->realm->host, q->ask->host, status);
 	else if (q->ask->repo && (cr->kind == CRED_NONE || status == 403))
 		r = refused_repo(q, status, e);
 	else if (cr->kind == CRED_NONE)

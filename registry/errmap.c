@@ -12,6 +12,7 @@
 
 #define CODE_MAX 39
 #define QUOTE_MAX 110	/* bytes of the registry's message */
+#define QUOTE_WITH_HINT 48
 
 struct verdict {
 	int eno;
@@ -137,6 +138,16 @@ static const char *refusal_hint(const struct rg_reply *r)
 	return "the server that it redirects to refuses";
 }
 
+/* The hint is worth more than the rest of a long sentence. */
+static void cut(char *text, size_t max)
+{
+	if (strlen(text) <= max)
+		return;
+	while (max > 0 && ((unsigned char)text[max] & 0xc0) == 0x80)
+		max--;
+	text[max] = '\0';
+}
+
 static void add_words(struct err *e, const char *words)
 {
 	size_t n = e ? strlen(e->msg) : 0;
@@ -163,8 +174,10 @@ errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *w
 
 	read_words(reply, &w);
 	v = judge(reply->status, &w);
-	if (v.cls == ERR_AUTH)
+	if (v.cls == ERR_AUTH) {
 		v.hint = refusal_hint(reply);
+		cut(w.text, QUOTE_WITH_HINT);
+	}
 	if (w.parsed)
 		r = err_set(e, v.eno, v.cls, "%s: %s says %s%s%s (HTTP %d)%s%s", what, host, w.code,
 			    *w.text ? ": " : "", w.text, reply->status, v.hint ? "; " : "",

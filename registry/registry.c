@@ -228,9 +228,9 @@ errint_t rg_get_blob(struct rg_registry *g, const char *repo, const struct diges
 			rg_api_get_blob(g->api, full, d, size, off, len, sink, ctx, c, e);
 }
 
-bool rg_blob_was_bad(struct rg_registry *g, const struct digest *d)
+bool rg_blob_was_bad(struct rg_registry *g, const struct digest *d, uint64_t began_ns)
 {
-	return !g->dir && rg_api_blob_was_bad(g->api, d);
+	return !g->dir && rg_api_blob_was_bad(g->api, d, began_ns);
 }
 
 errint_t rg_list_referrers(struct rg_registry *g, const char *repo, const struct digest *d,

@@ -119,8 +119,9 @@ errint_t rg_get_blob(struct rg_registry *r, const char *repo, const struct diges
 		     struct err *e) _must_check_;
 
 /* What rg_get_blob gave for a part of d was wrong, as only the caller could know: mirrors are not asked
- * for it for a while.  False: that is known already, or there are none; asking again is no use. */
-bool rg_blob_was_bad(struct rg_registry *r, const struct digest *d);
+ * for it for a while.  began_ns: when that read began (clock_mono_ns).  False: mirrors were not asked
+ * any more then; asking again is no use. */
+bool rg_blob_was_bad(struct rg_registry *r, const struct digest *d, uint64_t began_ns);
 
 /* The OCI index of referrers of a digest, by the API or the fallback tag (registry.md 1.6); an
  * empty index when there are none.  Bytes, to be parsed with oci_manifest_parse.  ret_index is an

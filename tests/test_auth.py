@@ -1,5 +1,6 @@
 """Who we are to a registry: every way of logging in works, nothing is tried with the wrong secret, no secret gets anywhere."""
 import base64
+import concurrent.futures
 import errno
 import http.client
 import http.server
@@ -483,6 +484,31 @@ def test_parts_that_a_mirror_spoils_come_from_the_registry(guarded, make_fakereg
     [wrong] = mirror.requests(kind="blob_get")
     assert "range" in wrong.headers and reg.count("blob_get") >= 4, reg.dump() + mirror.dump()
     assert m.stats()["integrity_failures"] == 1 and m.stats()["spans_refilled"] == 4
+
+
+def test_all_who_read_what_a_mirror_spoils_get_the_right_bytes(guarded, make_fakereg, mount, tmp_path):
+    """Also those whose part was under way when another's turned out wrong."""
+    big = os.urandom(30 << 20)
+    image = Image([Layer([file("big", big)])])
+    reg, mirror = guarded(None), make_fakereg(name="mirror")
+    for r in (reg, mirror):
+        r.add("app", image, "1.0")
+    m = mount(reg.url, options=f"registries_conf={registries_conf(tmp_path / 'r.conf', reg, mirror.host)}")
+    assert (m.path / "app/1.0/rootfs/big").read_bytes() == big
+    m.umount()
+    for f in pathlib.Path(m.env["XDG_CACHE_HOME"]).glob("registryfs/span/*/*"):
+        f.unlink()
+    mirror.fault("GET", "/blobs/", faults.then(faults.flip(5), faults.stall(0.5)), times=None)
+    m.start()
+    path = m.path / "app/1.0/rootfs/big"
+    os.stat(path)
+
+    def part(off):
+        with open(path, "rb", buffering=0) as f:
+            return os.pread(f.fileno(), 4096, off)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for off, data in [(o, pool.submit(part, o)) for o in (0, 7 << 20, 14 << 20, 21 << 20)]:
+            assert data.result() == big[off:off + 4096]
 
 
 def test_a_blocked_registry_is_refused_with_a_sentence(guarded, tmp_path):

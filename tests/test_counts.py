@@ -181,7 +181,7 @@ def test_looking_up_what_was_listed_long_ago_costs_one_list_not_a_request_each(f
     for tag in tags:
         os.stat(m.path / "app" / tag)
     got = kinds(fakereg)
-    assert got.get("tags_list", 0) <= 3 and got.get("manifest_head", 0) <= 60 and got.get("manifest_get", 0) == 0, fakereg.dump()[:2000]
+    assert got.get("tags_list", 0) <= 2 and got.get("manifest_head", 0) <= 25 and got.get("manifest_get", 0) == 0, fakereg.dump()[:2000]
 
 
 def test_a_tag_is_revalidated_with_one_cheap_request(fakereg, mount):

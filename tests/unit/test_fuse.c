@@ -486,21 +486,22 @@ TEST(files_are_read_at_offsets)
 	kernel_down(k, false);
 }
 
-TEST(no_acls_and_no_labels_but_in_trees)
+TEST(what_is_listed_by_the_thousand_knows_no_acls_and_no_labels)
 {
 	static const struct {
 		const char *name;
-		int r, r_tree;
+		int r, r_many;
 	} q[] = {
-		{ "system.posix_acl_access", -EOPNOTSUPP, -ENODATA },
-		{ "security.selinux", -EOPNOTSUPP, -ENODATA },
+		{ "system.posix_acl_access", -ENODATA, -EOPNOTSUPP },
+		{ "security.selinux", -ENODATA, -EOPNOTSUPP },
 		{ "security.capability", -ENODATA, -ENODATA },
 	};
 	struct kernel *k = kernel_up();
-	struct fuse_entry_out e, tree;
+	struct fuse_entry_out e, tree, many;
 
 	CHECK_OK(lookup(k, 1, "hello", &e));
 	CHECK_OK(lookup(k, 1, "tree", &tree));
+	CHECK_OK(lookup(k, 1, "dir", &many));
 	for (size_t i = 0; i < ARRAY_SIZE(q); i++) {
 		struct {
 			struct fuse_getxattr_in in;
@@ -509,7 +510,8 @@ TEST(no_acls_and_no_labels_but_in_trees)
 
 		memcpy(x.name, q[i].name, strlen(q[i].name) + 1);
 		CHECK_ERR(ask(k, FUSE_GETXATTR, e.nodeid, &x, sizeof(x)), q[i].r);
-		CHECK_ERR(ask(k, FUSE_GETXATTR, tree.nodeid, &x, sizeof(x)), q[i].r_tree);
+		CHECK_ERR(ask(k, FUSE_GETXATTR, many.nodeid, &x, sizeof(x)), q[i].r_many);
+		CHECK_ERR(ask(k, FUSE_GETXATTR, tree.nodeid, &x, sizeof(x)), -ENODATA);
 	}
 	kernel_down(k, false);
 }

@@ -3,6 +3,8 @@
  */
 #include "tests/unit/apiunit.h"
 
+#include <pthread.h>
+
 /* {"tags":["t0","t1",..]} with n names from `from`, zero-padded so that they are in order. */
 static char *page_of(const char *member, const char *prefix, unsigned from, unsigned n)
 {
@@ -654,8 +656,8 @@ TEST(parts_that_the_cache_finds_wrong_are_asked_of_the_registry)
 	fake_push(part);
 	CHECK_OK(rg_get_blob(g, "app", &d, 11, 6, 5, add_to_buf, &b, NULL, NULL));
 	CHECK(fake_request(0)->mirrors);
-	CHECK(rg_blob_was_bad(g, &d));
-	CHECK(!rg_blob_was_bad(g, &d)); /* said before: the registry itself is wrong */
+	CHECK(rg_blob_was_bad(g, &d, clock_mono_ns()));
+	CHECK(!rg_blob_was_bad(g, &d, clock_mono_ns())); /* said before: the registry itself is wrong */
 	fake_push(part);
 	CHECK_OK(rg_get_blob(g, "app", &d, 11, 6, 5, add_to_buf, &b, NULL, NULL));
 	CHECK(!fake_request(1)->mirrors);
@@ -712,5 +714,30 @@ TEST(ping_and_untagged)
 	CHECK_ERR(rg_ping(g, NULL, NULL), -EACCES);
 	CHECK_ERR(rg_list_untagged(g, "app", &out, NULL, NULL), -EOPNOTSUPP);
 	CHECK_EQ_STR(rg_key(g), "https://fake.example");
+	(void)rg_close(g);
+}
+
+/* ---- threads ---- */
+
+static void *report_many(void *arg)
+{
+	for (unsigned i = 0; i < 5000; i++) {
+		struct digest d = { .alg = DIGEST_SHA256, .len = 32 };
+
+		memcpy(d.raw, &i, sizeof(i));
+		(void)rg_blob_was_bad(arg, &d, clock_mono_ns());
+	}
+	return NULL;
+}
+
+TEST(bad_blobs_are_remembered_by_many_threads_beyond_the_ceiling)
+{
+	struct rg_registry *g = open_source("fake.example");
+	pthread_t t[4];
+
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+		REQUIRE(pthread_create(&t[i], NULL, report_many, g) == 0);
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+		(void)pthread_join(t[i], NULL);
 	(void)rg_close(g);
 }

@@ -153,6 +153,8 @@ TEST(referrers_other_web_pages_say_nothing_about_the_api)
 		{ .status = 200, .content_type = "text/html", .body = "<html>" },
 		{ .status = 200, .body = "\n<!doctype html>" },
 		{ .status = 400, .body = "<html>" },
+		{ .status = 405, .content_type = "text/html", .body = "<html>" },
+		{ .status = 501, .body = "<html>" },
 		{ .status = 502, .body = "<html>" },
 	};
 	struct rg_registry *g = open_source("fake.example");
@@ -165,6 +167,22 @@ TEST(referrers_other_web_pages_say_nothing_about_the_api)
 		CHECK_EQ_STR(fake_request(i)->path, "referrers/sha256:" ZEROS);
 	}
 	CHECK_EQ_INT(fake_n_requests(), ARRAY_SIZE(pages));
+	buf_done(&out);
+	(void)rg_close(g);
+}
+
+TEST(referrers_api_is_not_given_up_before_the_tag_has_been_answered)
+{
+	struct rg_registry *g = open_source("fake.example");
+	struct buf out = { 0 };
+
+	reply(404, "404 page not found\n"); /* Traefik, while the backend restarts */
+	reply(404, "404 page not found\n");
+	CHECK_ERR(referrers(g, &out, NULL), -EIO);
+	fake_push((struct fake_answer){
+		.status = 200, .content_type = OCI_TYPE_INDEX, .body = INDEX(CHILD(ONES)) });
+	CHECK_OK(referrers(g, &out, NULL));
+	CHECK_EQ_STR(fake_request(2)->path, "referrers/sha256:" ZEROS);
 	buf_done(&out);
 	(void)rg_close(g);
 }

@@ -225,6 +225,7 @@ static errint_t toy_list(struct op *op, struct node *dir, uint32_t sub, struct d
 static const struct kind toy_dir = {
 	.name = "dir",
 	.is_dir = true,
+	.knows_no_labels = true,
 	.attr = toy_dir_attr,
 	.lookup = toy_lookup,
 	.list = toy_list,
