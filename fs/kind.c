@@ -296,7 +296,9 @@ errint_t kind_opendir(struct op *op, struct node *n, uint32_t sub, struct fs_ope
 	ret->handle = handle_new(n, sub);
 	if (!ret->handle)
 		return no_memory(op);
-	r = fill_list(op, n, sub, &ret->handle->list);
+	r = n->kind->may_list ? n->kind->may_list(op, n, sub)
+			      : fill_list(op, n, sub, &ret->handle->list);
+	atomic_init(&ret->handle->listed, !n->kind->may_list);
 	if (r == 0 && n->kind->open)
 		r = n->kind->open(op, n, sub, O_RDONLY | O_DIRECTORY, ret);
 	if (r < 0)
@@ -312,6 +314,7 @@ static void swap_list(struct handle *h, struct dirlist *l)
 	old = h->list;
 	h->list = *l;
 	*l = old;
+	atomic_store(&h->listed, true);
 }
 
 errint_t kind_relist(struct op *op, struct node *n, uint32_t sub, struct handle *h)

@@ -85,6 +85,7 @@ struct handle {
 	pthread_mutex_t lock;		/* leaf but for the node table's: covers list, which rewinding replaces */
 	struct dirlist list;		/* directories */
 	atomic_bool begun;		/* directories: has been read from the start */
+	atomic_bool listed;		/* directories: list has been taken */
 	struct buf text;		/* text rendered at open, or written so far */
 	bool writable, dirty;
 	int wrote;			/* outcome of the last write, for flush */
@@ -106,6 +107,9 @@ struct kind {
 	 * child (the wrapper does it when ret->attr.mode is 0). */
 	errint_t (*lookup)(struct op *op, struct node *dir, uint32_t sub, const char *name, size_t len,
 			   struct fs_entry *ret);
+	/* Directories that never change: 0 when list would succeed now.  With this slot the list is taken
+	 * when it is first read instead of at opendir, since the kernel often has it already. */
+	errint_t (*may_list)(struct op *op, struct node *dir, uint32_t sub);
 	/* All entries but "." and "..".  All or error.  Below a tree's root it says parent_ino. */
 	errint_t (*list)(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret);
 	errint_t (*readlink)(struct op *op, struct node *n, uint32_t sub, struct buf *ret);
@@ -133,7 +137,8 @@ struct kind {
 errint_t kind_attr(struct op *op, struct node *n, uint32_t sub, struct fs_attr *ret);
 errint_t kind_lookup(struct op *op, struct node *dir, uint32_t sub, const char *name, struct fs_entry *ret);
 errint_t kind_opendir(struct op *op, struct node *n, uint32_t sub, struct fs_open *ret);
-/* The directory is read from its start again: the list is taken anew (POSIX rewinddir). */
+/* The directory is read for the first time, or from its start again: the list is taken anew (POSIX
+ * rewinddir). */
 errint_t kind_relist(struct op *op, struct node *n, uint32_t sub, struct handle *h);
 errint_t kind_open(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret);
 errint_t kind_readlink(struct op *op, struct node *n, uint32_t sub, struct buf *ret);

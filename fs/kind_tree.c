@@ -179,6 +179,22 @@ static errint_t tree_list(struct op *op, struct node *dir, uint32_t sub, struct 
 	return r;
 }
 
+static errint_t tree_may_list(struct op *op, struct node *dir, uint32_t sub)
+{
+	const struct image_at *at = dir->data;
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	struct tree_attr d;
+	errint_t r = tree_at(op, dir, &t);
+
+	if (r < 0)
+		return r;
+	sub = early_in_tree(at->early, sub);
+	if (sub >= tree_count(t))
+		return -ESTALE;
+	tree_get(t, sub, &d);
+	return d.type == TREE_DIR ? 0 : -ENOTDIR;
+}
+
 static errint_t tree_readlink(struct op *op, struct node *n, uint32_t sub, struct buf *ret)
 {
 	_cleanup_(seen_done) struct seen s = { 0 };
@@ -374,6 +390,7 @@ const struct kind kind_tree = {
 	.is_dir = true,
 	.attr = tree_attr_of,
 	.lookup = tree_find,
+	.may_list = tree_may_list,
 	.list = tree_list,
 	.readlink = tree_readlink,
 	.open = open_constant,

@@ -124,12 +124,15 @@ static errint_t handle_read(struct op *op)
 		     : kind_read(op, op->node, op->sub, op->handle, op->off, op->size, &op->out);
 }
 
-/* fuse.c encodes the listing; here it is only renewed when somebody has rewound the directory. */
+/* fuse.c encodes the listing; here it is only taken when opendir has not, and renewed when somebody
+ * has rewound the directory. */
 static errint_t handle_readdir(struct op *op)
 {
-	if (op->off != 0 || !atomic_exchange(&op->handle->begun, true))
+	struct handle *h = op->handle;
+
+	if (atomic_load(&h->listed) && (op->off != 0 || !atomic_exchange(&h->begun, true)))
 		return 0;
-	return kind_relist(op, op->node, op->sub, op->handle);
+	return kind_relist(op, op->node, op->sub, h);
 }
 
 static errint_t call_kind(struct op *op)

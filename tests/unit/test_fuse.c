@@ -516,6 +516,28 @@ TEST(what_is_listed_by_the_thousand_knows_no_acls_and_no_labels)
 	kernel_down(k, false);
 }
 
+TEST(a_directory_that_never_changes_is_listed_when_it_is_read)
+{
+	struct kernel *k = kernel_up();
+	int lists = atomic_load(&toy_tree_lists);
+	struct fuse_entry_out e;
+	struct fuse_open_out o;
+	struct fuse_read_in in;
+
+	CHECK_OK(lookup(k, 1, "tree", &e));
+	CHECK_OK(open_node(k, FUSE_OPENDIR, e.nodeid, 0, &o));
+	CHECK_EQ_INT(atomic_load(&toy_tree_lists), lists);
+	in = read_in(o.fh, 500, 4096);		/* the kernel has the rest, or somebody has seeked */
+	CHECK_OK(ask(k, FUSE_READDIR, e.nodeid, &in, sizeof(in)));
+	CHECK(k->len > 0);
+	in = read_in(o.fh, 2 + TOY_TREE_FILES, 4096);
+	CHECK_OK(ask(k, FUSE_READDIR, e.nodeid, &in, sizeof(in)));
+	CHECK_EQ_INT(k->len, 0);
+	CHECK_EQ_INT(atomic_load(&toy_tree_lists), lists + 1);
+	release(k, FUSE_RELEASEDIR, e.nodeid, o.fh);
+	kernel_down(k, false);
+}
+
 TEST(a_failure_says_why_in_an_xattr)
 {
 	struct kernel *k = kernel_up();

@@ -29,7 +29,7 @@
 /* What the gate keeps back; works end when it opens or their token fires. */
 static atomic_bool toy_gate_open;
 static atomic_bool toy_lean;		/* the tree says that names will do */
-static atomic_int toy_noted, toy_works;
+static atomic_int toy_noted, toy_works, toy_tree_lists;
 
 /* Stand-ins for errors.c and the cache. */
 __attribute__((weak)) void fs_note_error(struct fs *fs, struct node *n, const struct err *e)
@@ -267,6 +267,7 @@ static errint_t toy_tree_list(struct op *op, struct node *dir, uint32_t sub, str
 
 	(void)op;
 	ret->lean = atomic_load(&toy_lean);
+	atomic_fetch_add(&toy_tree_lists, 1);
 	for (uint32_t i = 1; i <= TOY_TREE_FILES && r == 0; i++) {
 		char name[16];
 		int len = snprintf(name, sizeof(name), "f%u", i);
@@ -275,6 +276,12 @@ static errint_t toy_tree_list(struct op *op, struct node *dir, uint32_t sub, str
 		ret->items[ret->n - 1].sub = i;
 	}
 	return r;
+}
+
+static errint_t toy_tree_may_list(struct op *op, struct node *dir, uint32_t sub)
+{
+	(void)op, (void)dir;
+	return sub ? -ENOTDIR : 0;
 }
 
 static errint_t toy_tree_open(struct op *op, struct node *n, uint32_t sub, int flags,
@@ -299,6 +306,7 @@ static const struct kind toy_tree = {
 	.is_dir = true,
 	.attr = toy_tree_attr,
 	.lookup = toy_tree_lookup,
+	.may_list = toy_tree_may_list,
 	.list = toy_tree_list,
 	.open = toy_tree_open,
 	.read = toy_tree_read,
