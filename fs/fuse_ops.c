@@ -43,6 +43,7 @@ static struct fuse_call *call_new(fuse_req_t req)
 		return NULL;
 	c->req = req;
 	c->m = mount_of(req);
+	c->thread = pthread_self();
 	c->epoch = notify_epoch(c->m->fs->notifier);
 	return c;
 }

@@ -4,6 +4,7 @@
  *	fuse.c		mount, session, loop, stop
  *	fuse_ops.c	requests -> struct op
  *	fuse_reply.c	answers -> replies; what the kernel refers to
+ *	fuse_push.c	small files' bytes along with open
  *	fuse_handle.c	file handle numbers
  *	fuse_io.c	the session's descriptor
  *	notify.c	invalidations
@@ -32,6 +33,7 @@ struct fuse_mount {
 	int wake_fd;			/* eventfd: one of the flags has changed */
 	atomic_bool stop, greeted, loop_ended;
 	atomic_bool amend_greeting;	/* the next message is the answer to INIT; see fuse_io.c */
+	atomic_uint pushing;		/* threads in fuse_push */
 	const struct fuse_custom_io *io;
 	pthread_t loop;
 	int loop_result;
@@ -43,6 +45,7 @@ struct fuse_call {
 	struct fuse_mount *m;
 	uint64_t epoch;			/* of the notifier when the request came (style.md F6) */
 	uint64_t fh;			/* held while the operation runs; 0 = none */
+	pthread_t thread;		/* of the loop, that took the request */
 };
 
 /* Tests and fuzzers: a session whose kernel is at the other end of fd (taken over). */
@@ -59,6 +62,8 @@ errint_t fuse_io_attach(struct fuse_mount *m, const struct fuse_custom_io *io, i
 
 /* op->reply of every operation that came from the kernel. */
 void fuse_answer(struct op *op, errint_t r);
+/* Before an open is answered: hands the kernel what it would read next, when that is at hand. */
+void fuse_push(struct op *op, const struct fuse_call *c);
 /* The positive errno that the kernel may see (style.md F18). */
 int fuse_errno(errint_t r);
 
@@ -85,3 +90,5 @@ struct notifier *notifier_free(struct notifier *n);
  * replies that did not know of it are out. */
 bool notify_reply_begin(struct notifier *n, uint64_t epoch, unsigned *ret_gate);
 void notify_reply_end(struct notifier *n, unsigned gate);
+/* The file's bytes from its start, into the kernel's pages, now; may wait for reads of this file. */
+errint_t notify_store(struct notifier *n, uint64_t id, void *data, size_t len) _must_check_;

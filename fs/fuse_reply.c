@@ -304,6 +304,7 @@ static void reply_open(struct op *op, const struct fuse_call *c)
 		.noflush = !dir && !o->handle->writable,
 	};
 
+	fuse_push(op, c);
 	fi.fh = handle_add(c->m->handles, steal_ptr(&o->handle));
 	if (fi.fh == 0)
 		(void)fuse_reply_err(c->req, ENFILE);

@@ -49,6 +49,8 @@ struct fs_open {
 	bool direct_io;			/* size unknown until read: no page cache */
 	bool cache_dir;			/* opendir: the kernel may keep the listing */
 	bool nonseekable;
+	uint32_t push;			/* files: all the bytes, when the kernel may have them at once; see
+					   fuse_push.c */
 	struct handle *handle;		/* set by the wrappers */
 };
 

@@ -51,6 +51,7 @@ void image_at_free(void *p)
 	image_unref(atomic_load(&at->img));
 	tree_unref(atomic_load(&at->tree));
 	early_free(at->early);
+	free((void *)atomic_load(&at->opened));
 	free(at->repo);
 	free(at->prefix);
 	free(at);

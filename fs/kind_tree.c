@@ -16,6 +16,8 @@
 #include "fs/kinds.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 #include "cache/tree_stack.h"
@@ -24,6 +26,7 @@
 #include "fs/tree_link.h"
 #include "policy/policy.h"
 
+#define PUSH_MAX (64u << 10)	/* files up to that size are read whole, says experience */
 #define GUESS_TTL_NS 1000000000u	/* from a listing to the stat of what was listed */
 
 static uint8_t dtype_of(enum tree_type t)
@@ -284,6 +287,37 @@ static errint_t tree_read(struct op *op, struct node *n, uint32_t sub, struct ha
 	return need_layer_data(op, img, layer, a.data_off + off, size, ret);
 }
 
+/* True for one caller per file, and for none without memory. */
+static bool first_open(struct image_at *at, const struct tree *t, uint32_t sub)
+{
+	_Atomic uint64_t *bits = atomic_load(&at->opened), *none = NULL;
+	uint64_t bit = UINT64_C(1) << (sub % 64);
+
+	if (!bits) {
+		bits = calloc(tree_count(t) / 64 + 1UL, sizeof(*bits));
+		if (bits && !atomic_compare_exchange_strong(&at->opened, &none, bits)) {
+			free((void *)bits);
+			bits = none;
+		}
+	}
+	return bits && !(atomic_fetch_or(&bits[sub / 64], bit) & bit);
+}
+
+static errint_t tree_open_file(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
+{
+	struct image_at *at = n->data;
+	const struct tree *t = atomic_load(&at->tree);	/* kept while the node lives */
+	uint32_t i = t ? early_in_tree(at->early, sub) : TREE_NONE;
+	struct tree_attr a;
+
+	if (!(flags & O_DIRECTORY) && t && i < tree_count(t)) {
+		tree_get(t, i, &a);
+		if (a.type == TREE_REG && a.size <= PUSH_MAX && first_open(at, t, i))
+			ret->push = (uint32_t)a.size;
+	}
+	return open_constant(op, n, sub, flags, ret);
+}
+
 /* ---- extended attributes: the image's own; ours answer to their names but are not listed, or
  * `rsync -X` and `tar --xattrs` would copy them ---- */
 
@@ -393,7 +427,7 @@ const struct kind kind_tree = {
 	.may_list = tree_may_list,
 	.list = tree_list,
 	.readlink = tree_readlink,
-	.open = open_constant,
+	.open = tree_open_file,
 	.read = tree_read,
 	.getxattr = tree_getxattr,
 	.listxattr = tree_listxattr,

@@ -59,6 +59,7 @@ struct image_at {
 	struct tree *_Atomic tree;
 	struct early *early;		/* kind_tree: rootfs, before its tree is there; NULL: no memory */
 	atomic_bool preparing;		/* kind_tree: somebody sees, or has seen, to it that the tree comes */
+	_Atomic uint64_t *_Atomic opened;	/* kind_tree: a bit per file */
 };
 struct image_at *image_at_new(struct site *site, const char *repo, const struct digest *d,
 			      struct image *enclosing);

@@ -12,6 +12,9 @@
  * each runs inside one of two gates; the thread turns new ones to the other gate and waits until
  * the old one is empty before it sends.
  *
+ * notify_store is no invalidation and goes out on its caller's thread; why that is safe is told in
+ * fuse_push.c.
+ *
  * The queue has a ceiling; what does not fit is dropped and counted: time-outs end it too.
  * Lock: notifier.lock, a leaf.
  */
@@ -155,6 +158,14 @@ void notify_inval_node(struct notifier *n, uint64_t id)
 }
 
 /* Is everything up to that one sent, or will it never be? */
+errint_t notify_store(struct notifier *n, uint64_t id, void *data, size_t len)
+{
+	struct fuse_bufvec v = FUSE_BUFVEC_INIT(len);
+
+	v.buf[0].mem = data;
+	return fuse_lowlevel_notify_store(n->se, id, 0, &v, 0);
+}
+
 static bool is_done(struct notifier *n, uint64_t ticket)
 {
 	LOCK_SCOPE(&n->lock);

@@ -47,7 +47,8 @@ TRAPS = {
     "F13": ("sizes of reads", ["test_traps.py:test_f13_reads_of_every_size_give_the_same_bytes",
                                "unit:test_fuse.c:init_asks_for_what_we_decided"]),
     "F14": ("max_background", ["unit:test_fuse.c:init_asks_for_what_we_decided", "test_traps.py:test_f14_the_kernel_may_have_64_reads_under_way"]),
-    "F15": ("pages dropped by a changing mtime", ["test_traps.py:test_f15_times_are_fixed_and_a_second_read_asks_nothing"]),
+    "F15": ("pages dropped by a changing mtime", ["test_traps.py:test_f15_times_are_fixed_and_a_second_read_asks_nothing",
+                                                     "test_traps.py:test_f15_a_small_file_comes_along_with_its_open"]),
     "F16": ("size 0 reads empty", ["test_traps.py:test_f16_text_files_have_their_size_and_read_completely"]),
     "F17": ("direct_io forbids mmap", ["test_traps.py:test_f17_programs_run_and_files_can_be_mapped", "test_tree.py:test_mmap"]),
     "F18": ("ENOSYS sticks", ["unit:test_fuse.c:the_rest_is_read_only_and_nothing_is_enosys",
@@ -277,6 +278,43 @@ def test_f15_times_are_fixed_and_a_second_read_asks_nothing(one):
         for i in range(20):
             os.stat(digest / f"rootfs/many/f{i:04}")
     assert m.stats()["fuse_ops"] - ops - spent <= 20 * 2 + 5, "names and attributes under a digest are kept"
+
+
+def test_f15_a_small_file_comes_along_with_its_open(fakereg, mount):
+    sizes = (0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 200_000)
+    content = {f"d/f{n}": hashlib.shake_128(b"%d" % n).digest(n) for n in sizes}
+    fakereg.add("app", Image([Layer([file(name, data) for name, data in content.items()])]), "1.0")
+    m = mount(fakereg.url)
+    root = m.path / "app/1.0/rootfs"
+    assert len(list(os.scandir(root / "d"))) == len(sizes)
+    costs = m.stats()["fuse_ops"] - m.stats()["fuse_ops"]
+    small = [n for n in content if 0 < len(content[n]) <= 65536]
+    ops = m.stats()["fuse_ops"]
+    for name in small:
+        fd = os.open(root / name, os.O_RDONLY)
+        assert os.read(fd, 70_000) == content[name]
+        os.close(fd)
+    assert m.stats()["fuse_ops"] - ops + costs <= len(small) + 3, "no read reaches us"
+    for name, data in content.items():
+        assert (root / name).read_bytes() == data
+        if data:
+            with open(root / name, "rb") as f, mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as view:
+                assert view[:] == data
+
+
+def test_f15_many_open_the_same_small_files_at_once(fakereg, mount):
+    """More readers than threads, all after the same files: who is handing over a file must not keep out who reads it."""
+    content = {f"d/f{i}": hashlib.shake_128(b"%d" % i).digest(1000 + 150 * i) for i in range(300)}
+    fakereg.add("app", Image([Layer([file(name, data) for name, data in content.items()])]), "1.0")
+    m = mount(fakereg.url)
+    root = m.path / "app/1.0/rootfs"
+    assert (root / "d/f0").read_bytes() == content["d/f0"]
+
+    def reader(_):
+        return all((root / name).read_bytes() == data for name, data in content.items())
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        assert all(pool.map(reader, range(40), timeout=60))
 
 
 def test_f16_text_files_have_their_size_and_read_completely(one):

@@ -19,7 +19,7 @@ enum fuse_opcode {
 	FUSE_READDIRPLUS = 44, FUSE_RENAME2 = 45, FUSE_LSEEK = 46,
 };
 
-enum { FUSE_NOTIFY_INVAL_INODE = 2, FUSE_NOTIFY_INVAL_ENTRY = 3 };
+enum { FUSE_NOTIFY_INVAL_INODE = 2, FUSE_NOTIFY_INVAL_ENTRY = 3, FUSE_NOTIFY_STORE = 4 };
 
 enum { /* of INIT */
 	FUSE_ASYNC_READ = 1 << 0, FUSE_ATOMIC_O_TRUNC = 1 << 3, FUSE_BIG_WRITES = 1 << 5,
@@ -101,6 +101,7 @@ struct fuse_direntplus {
 	struct fuse_entry_out entry_out;
 	struct fuse_dirent dirent;
 };
+struct fuse_notify_store_out { uint64_t nodeid, offset; uint32_t size, padding; };
 struct fuse_notify_inval_entry_out { uint64_t parent; uint32_t namelen, flags; };
 
 #define FUSE_ALIGN8(n) (((n) + 7) & ~(size_t)7)

@@ -516,6 +516,39 @@ TEST(what_is_listed_by_the_thousand_knows_no_acls_and_no_labels)
 	kernel_down(k, false);
 }
 
+TEST(a_small_file_comes_along_with_its_open)
+{
+	struct kernel *k = kernel_up();
+	struct fuse_open_in in = { 0 };
+	struct fuse_notify_store_out out;
+	struct fuse_entry_out e;
+	struct fuse_open_out o;
+	uint64_t tree, unique;
+
+	CHECK_OK(lookup(k, 1, "tree", &e));
+	tree = e.nodeid;
+	CHECK_OK(lookup(k, tree, "f7", &e));
+	unique = post(k, FUSE_OPEN, e.nodeid, &in, sizeof(in));
+	CHECK(take(k, WAIT_MS));
+	CHECK_EQ_INT(k->head.unique, 0);
+	CHECK_EQ_INT(k->head.error, FUSE_NOTIFY_STORE);
+	memcpy(&out, k->body, sizeof(out));
+	CHECK(out.nodeid == e.nodeid && out.offset == 0 && out.size == 3);
+	CHECK(k->len == sizeof(out) + 3 && memcmp(k->body + sizeof(out), "abc", 3) == 0);
+	CHECK(take(k, WAIT_MS));
+	CHECK_EQ_INT(k->head.unique, unique);
+	CHECK_OK(k->head.error);
+	memcpy(&o, k->body, sizeof(o));
+	release(k, FUSE_RELEASE, e.nodeid, o.fh);
+	/* Nothing but the answer: less than the whole is not sent, nor what nobody offers. */
+	CHECK_OK(lookup(k, tree, "f8", &e));
+	CHECK_OK(open_node(k, FUSE_OPEN, e.nodeid, 0, &o));
+	CHECK_OK(lookup(k, tree, "f9", &e));
+	CHECK_OK(open_node(k, FUSE_OPEN, e.nodeid, 0, &o));
+	CHECK_EQ_INT(atomic_load(&k->m->pushing), 0);
+	kernel_down(k, false);
+}
+
 TEST(a_directory_that_never_changes_is_listed_when_it_is_read)
 {
 	struct kernel *k = kernel_up();
