@@ -155,6 +155,7 @@ class Registryfs:
         run(self.program, "-o", f"cache={self.scratch}/cache", self.bench.url, self.mnt, env={**env, "HOME": str(self.scratch)})
         info = (self.mnt / ".control/info.json").read_text()
         self.pid = int(info.split('"pid":')[1].split(",")[0])
+        self.bench.go_first(self.pid)
         os.stat(self.mnt / "app/1.0/rootfs/etc")
         return self.mnt / "app/1.0/rootfs"
 
@@ -180,7 +181,12 @@ class Registryfs:
 class Bench:
     def __init__(self, args):
         self.runs, self.only, self.figures = args.runs, args.only.split(","), {}
-        self.big_file = None
+        self.big_file, self.first = None, args.first
+
+    def go_first(self, pid):
+        """Every session is a group of its own to the scheduler (autogroup): nice is not enough."""
+        if self.first:
+            pathlib.Path(f"/proc/{pid}/autogroup").write_text("-20")
 
     def note(self, figure, kind, value):
         if value is not None:
@@ -271,10 +277,15 @@ def main():
     parser.add_argument("--program", default=str(ROOT / "build" / "registryfs"))
     parser.add_argument("--baseline", help="another build, measured in turn with it")
     parser.add_argument("--only", default="find,small,read,iops,big,rss")
-    parser.add_argument("--nice", type=int, default=0, help="negative: less disturbed by others")
+    parser.add_argument("--first", action="store_true", help="ask the scheduler to put what is measured before all others")
+    parser.add_argument("--cpu", type=int, help="measure on this processor alone: steadier, and without what waking another one costs")
     args = parser.parse_args()
-    os.nice(args.nice)
+    if args.cpu is not None:
+        os.sched_setaffinity(0, {args.cpu})
+    if args.first and os.getpid() != os.getsid(0):
+        os.setsid()
     bench = Bench(args)
+    bench.go_first("self")
     run(ROOT / "tests/fixtures/make-benchmark-image.sh")
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="registryfs-warm."))
     kinds = []
