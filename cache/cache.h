@@ -163,3 +163,28 @@ errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const bo
 /* Merges and keeps; local work only, but can take long for huge images: run it on a pool. */
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
 		       size_t n, struct tree **ret, struct cancel *c, struct err *e) _must_check_;
+
+/* ---- EROFS images of merged trees --------------------------------------------------------------
+ *
+ * A file that the kernel can mount: metadata that are kept here, then the files of the tree, each
+ * in whole blocks.  Their contents are the caller's to supply, from the very tree it was found with:
+ * pieces name nodes of that. */
+struct ca_erofs;
+errint_t ca_erofs_get(struct ca_store *s, const struct tree *t, struct ca_erofs **ret, struct err *e) _must_check_;
+/* Local work only, some 2 million files a second; for a pool.  -EFBIG (LIMIT): this image cannot be
+ * shown this way.  -ENOSPC: the disk does not take it, and memory (CA_MEMORY_MAX) does not either. */
+errint_t ca_erofs_build(struct ca_store *s, const struct tree *t, struct cancel *c, struct err *e) _must_check_;
+struct ca_erofs *ca_erofs_ref(struct ca_erofs *x);
+struct ca_erofs *ca_erofs_unref(struct ca_erofs *x);	/* returns NULL */
+DEFINE_CLEANUP(struct ca_erofs *, ca_erofs_unref)
+uint64_t ca_erofs_size(const struct ca_erofs *x);	/* of the whole file */
+
+struct ca_erofs_piece {
+	uint32_t node;		/* whose contents are here; TREE_NONE: metadata */
+	uint64_t off;		/* in that file; may be behind its end: zeros */
+	uint64_t len;		/* to the end of the piece */
+};
+/* off < ca_erofs_size(x). */
+void ca_erofs_at(const struct ca_erofs *x, uint64_t off, struct ca_erofs_piece *ret);
+/* Reads metadata.  -EBADMSG: found corrupt and dropped; build it again. */
+errint_t ca_erofs_read(const struct ca_erofs *x, uint64_t off, void *dst, size_t len, struct err *e) _must_check_;
