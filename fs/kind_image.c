@@ -52,6 +52,7 @@ void image_at_free(void *p)
 	tree_unref(atomic_load(&at->tree));
 	early_free(at->early);
 	free((void *)atomic_load(&at->opened));
+	ca_erofs_unref(at->erofs);
 	free(at->repo);
 	free(at->prefix);
 	free(at);
@@ -330,6 +331,8 @@ errint_t image_child(struct op *op, struct node *dir, struct image *img, struct 
 	ret->ttl_ns = ttl_ns;
 	if (strcmp(name, ".control") == 0)
 		return control_entry(op, dir, &s, ret);
+	if (strcmp(name, EROFS_FILE) == 0)
+		return erofs_entry(op, dir, img, ttl_ns, ret);
 	s.repo = NULL;
 	for (size_t i = 0; i < ARRAY_SIZE(image_rows); i++)
 		if (strcmp(name, image_rows[i].name) == 0)

@@ -8,6 +8,7 @@
  *	kind_text	a small file made from a row's show function
  *	kind_blob	the exact bytes of a blob
  *	kind_tree	rootfs/, layers/NN/: a file tree (nodes with subs)
+ *	kind_erofs	.image.erofs: that tree as a file system in a file
  *	kind_layers kind_files kind_platforms kind_referrers kind_oci kind_tar kind_control: directories
  *
  * A directory of fixed names is a table of struct row; adding a virtual file is one row and one
@@ -24,7 +25,7 @@
 
 extern const struct kind kind_root, kind_repo, kind_tag, kind_image, kind_text, kind_blob, kind_tree,
 	kind_layers, kind_files, kind_platforms, kind_referrers, kind_referrer_type, kind_oci,
-	kind_oci_dir, kind_tar, kind_tar_file, kind_control;
+	kind_oci_dir, kind_tar, kind_tar_file, kind_control, kind_erofs;
 
 /* ---- places: what nodes carry in data ---- */
 
@@ -60,6 +61,7 @@ struct image_at {
 	struct early *early;		/* kind_tree: rootfs, before its tree is there; NULL: no memory */
 	atomic_bool preparing;		/* kind_tree: somebody sees, or has seen, to it that the tree comes */
 	_Atomic uint64_t *_Atomic opened;	/* kind_tree: a bit per file */
+	struct ca_erofs *erofs;		/* kind_erofs: under its lock */
 };
 struct image_at *image_at_new(struct site *site, const char *repo, const struct digest *d,
 			      struct image *enclosing);
@@ -114,6 +116,9 @@ errint_t open_constant(struct op *op, struct node *n, uint32_t sub, int flags, s
 /* A blob file below dir. */
 errint_t blob_entry(struct op *op, struct node *dir, const char *name, struct image *img,
 		    const struct oci_descriptor *d, uint64_t ttl_ns, struct fs_entry *ret);
+/* `.image.erofs` of an image directory (kind_erofs.c); img may be an index. */
+#define EROFS_FILE ".image.erofs"
+errint_t erofs_entry(struct op *op, struct node *dir, struct image *img, uint64_t ttl_ns, struct fs_entry *ret);
 /* Makes a directory node of the given kind with an image_at of its own. */
 errint_t image_dir_entry(struct op *op, struct node *dir, const char *name, const struct kind *kind,
 			 struct image_at *at, uint64_t ident, uint64_t ttl_ns, struct fs_entry *ret);

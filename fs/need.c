@@ -46,6 +46,7 @@ void ask_free(void *p)
 	if (!a)
 		return;
 	(void)ca_layer_unref(a->layer);
+	(void)tree_unref(a->tree);
 	image_unref(a->img);
 	free(a->repo);
 	free(a->name);

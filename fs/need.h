@@ -53,6 +53,8 @@ errint_t need_layer(struct op *op, struct image *img, size_t layer, struct ca_la
 errint_t need_tree(struct op *op, struct image *img, struct tree **ret) _must_check_;
 /* The same when it is in memory or on disk; nothing is wanted.  -ENOENT: it is not. */
 errint_t need_tree_here(struct op *op, struct image *img, struct tree **ret) _must_check_;
+/* A merged tree of the image as an EROFS file (need_erofs.c). */
+errint_t need_erofs(struct op *op, struct image *img, struct tree *t, struct ca_erofs **ret) _must_check_;
 /* Appends [off, off + len) of a layer's uncompressed tar to ret (never short within the layer);
  * wants spans that are not here. */
 errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_t off, size_t len,

@@ -14,6 +14,7 @@ struct ask {
 	struct image *img;	/* a ref, or NULL */
 	struct ca_layer *layer;	/* a ref, or NULL */
 	size_t layer_no;
+	struct tree *tree;	/* a ref, or NULL */
 	uint32_t span;
 	struct ca_toc toc;
 };
