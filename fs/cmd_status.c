@@ -106,6 +106,12 @@ static int describe(const struct mount_entry *m, struct buf *b)
 	errint_t r = mount_probe(m->point);
 
 	add_source(b, m);
+	if (r == 0 && mount_is_rootfs(m)) {
+		(void)buf_adds(b, m->part ? "  shows     " : "  shows     an image, as EROFS");
+		(void)buf_add_text(b, m->part ? m->part : "", m->part ? strlen(m->part) : 0);
+		(void)buf_adds(b, "\n");
+		return EXIT_DONE;
+	}
 	if (r == 0)
 		r = add_details(b, m->point);
 	if (r == 0)
@@ -135,7 +141,7 @@ static int print_mounts(const struct mount_list *l, const char *only, size_t *re
 		_cleanup_buf_ struct buf b = BUF_INIT(65536);
 		const struct mount_entry *m = &l->v[i];
 
-		if (strcmp(m->type, MOUNT_TYPE) != 0 || (only && mount_at(l, only) != m))
+		if ((strcmp(m->type, MOUNT_TYPE) != 0 && !mount_is_rootfs(m)) || (only && mount_at(l, only) != m))
 			continue;
 		if (describe(m, &b) != EXIT_DONE)
 			status = EXIT_DEAD;

@@ -4,6 +4,7 @@
  * Unmounts and waits until the mount's process has ended, so that what follows may rely on it.  The
  * process is found by asking the mount itself (`.control/info.json`) before it goes; where that is
  * not allowed (another user's mount) there is nothing to wait on and the unmounted mount must do.
+ * What `registryfs rootfs` has mounted is unmounted, too; it has no process of its own.
  */
 #include <getopt.h>
 #include <poll.h>
@@ -37,7 +38,7 @@ static errint_t parse(int argc, char **argv, bool *ret_lazy, const char **ret_po
 }
 
 /* Is there a mount of ours, that we may end? */
-static int check(const char *point, struct err *e)
+static int check(const char *point, bool *ret_rootfs, struct err *e)
 {
 	_cleanup_mounts_ struct mount_list l = { 0 };
 	const struct mount_entry *m;
@@ -50,12 +51,17 @@ static int check(const char *point, struct err *e)
 			      point);
 		return EXIT_NOT_MOUNTED;
 	}
-	if (strcmp(m->type, MOUNT_TYPE) != 0) {
+	*ret_rootfs = mount_is_rootfs(m);
+	if (strcmp(m->type, MOUNT_TYPE) != 0 && !*ret_rootfs) {
 		(void)err_set(e, EINVAL, ERR_INPUT, "%s is not a mount of registryfs but of %s, type %s; use "
 			      "umount(8)", point, m->source, m->type);
 		return EXIT_NOT_MOUNTED;
 	}
-	if (!mount_is_ours(m)) {
+	if (*ret_rootfs && geteuid() != 0) {
+		(void)err_set(e, EPERM, ERR_INPUT, "%s was mounted by root, who alone may unmount it", point);
+		return EXIT_FAILED;
+	}
+	if (!*ret_rootfs && !mount_is_ours(m)) {
 		(void)err_set(e, EPERM, ERR_INPUT, "%s was mounted by user %u; only they or root may unmount it",
 			      point, (unsigned)m->user);
 		return EXIT_FAILED;
@@ -100,10 +106,11 @@ static int await_process(int process, const char *point)
 	return EXIT_FAILED;
 }
 
-static int unmount(const char *point, bool lazy, struct err *e)
+static int unmount(const char *point, bool rootfs, bool lazy, struct err *e)
 {
 	errint_t alive = mount_probe(point);
-	_cleanup_close_ int process = alive == 0 ? open_process(point) : -1;
+	/* what an image has under that name is not to be asked, and no process ends with it */
+	_cleanup_close_ int process = alive == 0 && !rootfs ? open_process(point) : -1;
 	/* nothing is lost by detaching what is dead */
 	errint_t r = mount_end(point, lazy || alive == -ENOTCONN, e);
 
@@ -116,7 +123,7 @@ static int umount_it(int argc, char **argv, struct err *e)
 {
 	_cleanup_free_ char *point = NULL;
 	const char *word = NULL;
-	bool lazy = false;
+	bool lazy = false, rootfs = false;
 	int status;
 
 	if (parse(argc, argv, &lazy, &word, e) < 0)
@@ -127,8 +134,8 @@ static int umount_it(int argc, char **argv, struct err *e)
 		return EXIT_NOT_MOUNTED;
 	}
 	(void)!chdir("/");	/* so that it is not us who use it */
-	status = check(point, e);
-	return status == EXIT_DONE ? unmount(point, lazy, e) : status;
+	status = check(point, &rootfs, e);
+	return status == EXIT_DONE ? unmount(point, rootfs, lazy, e) : status;
 }
 
 int cmd_umount(int argc, char **argv)

@@ -180,5 +180,5 @@ errint_t erofs_entry(struct op *op, struct node *dir, struct image *img, uint64_
 		at->merged = true;
 		atomic_store(&at->img, image_ref(main));
 	}
-	return image_dir_entry(op, dir, EROFS_FILE, &kind_erofs, at, main->ident ^ img->ident << 1, ttl_ns, ret);
+	return image_dir_entry(op, dir, MOUNT_EROFS_FILE, &kind_erofs, at, main->ident ^ img->ident << 1, ttl_ns, ret);
 }

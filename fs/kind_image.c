@@ -331,7 +331,7 @@ errint_t image_child(struct op *op, struct node *dir, struct image *img, struct 
 	ret->ttl_ns = ttl_ns;
 	if (strcmp(name, ".control") == 0)
 		return control_entry(op, dir, &s, ret);
-	if (strcmp(name, EROFS_FILE) == 0)
+	if (strcmp(name, MOUNT_EROFS_FILE) == 0)
 		return erofs_entry(op, dir, img, ttl_ns, ret);
 	s.repo = NULL;
 	for (size_t i = 0; i < ARRAY_SIZE(image_rows); i++)

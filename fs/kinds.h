@@ -18,6 +18,7 @@
 
 #include "fs/fs.h"
 #include "fs/kind.h"
+#include "fs/mountinfo.h"
 #include "fs/need.h"
 #include "fs/node.h"
 #include "fs/op.h"
@@ -117,7 +118,6 @@ errint_t open_constant(struct op *op, struct node *n, uint32_t sub, int flags, s
 errint_t blob_entry(struct op *op, struct node *dir, const char *name, struct image *img,
 		    const struct oci_descriptor *d, uint64_t ttl_ns, struct fs_entry *ret);
 /* `.image.erofs` of an image directory (kind_erofs.c); img may be an index. */
-#define EROFS_FILE ".image.erofs"
 errint_t erofs_entry(struct op *op, struct node *dir, struct image *img, uint64_t ttl_ns, struct fs_entry *ret);
 /* Makes a directory node of the given kind with an image_at of its own. */
 errint_t image_dir_entry(struct op *op, struct node *dir, const char *name, const struct kind *kind,

@@ -34,6 +34,18 @@ static const struct command commands[] = {
 	  "status [MOUNTPOINT]",
 	  "Ends with 0 when all is well, 3 when MOUNTPOINT is not a mount of registryfs, and 4 when the\n"
 	  "process behind a mount is gone or does not answer.\n", NULL },
+	{ "rootfs", cmd_rootfs, "mount an image's file tree as a file system of the kernel's (root)",
+	  "rootfs [-o OPTION,..] IMAGE DIRECTORY",
+	  "IMAGE is the directory of an image below a mount: ~/registries/ghcr.io/org/app/1.0.  Its tree is\n"
+	  "mounted on DIRECTORY, read-only, with the kernel's EROFS, which is as fast as a disk for names and\n"
+	  "attributes; contents are fetched when they are read, as ever.  Where that is not possible, it is the\n"
+	  "image's rootfs directory that is shown there, and one sentence says why.  Symbolic links have the\n"
+	  "image's own text.  `registryfs umount DIRECTORY` ends it.\n"
+	  "\n"
+	  "  -o suid, dev  honour set-user-id bits and device nodes\n"
+	  "  -o noexec     run no programs from it\n"
+	  "  -o erofs      EROFS or nothing\n"
+	  "  -o fuse       show the rootfs directory in any case\n", NULL },
 	{ "version", cmd_version, "print the version", "version", "", NULL },
 	{ "help", cmd_help, "explain a command", "help [COMMAND]", "", NULL },
 };

@@ -58,6 +58,13 @@ static bool has_word(const char *list, const char *word, const char **ret_rest)
 	return false;
 }
 
+static bool set_part(struct mount_entry *m, char *root)
+{
+	if (strcmp(root, "/") != 0)
+		m->part = strdup(unescape(root));
+	return m->part || strcmp(root, "/") == 0;
+}
+
 static bool set_entry(struct mount_entry *m, char *point, char *opts, char *type, char *source,
 		      const char *super)
 {
@@ -94,7 +101,8 @@ static bool parse_line(char *line, struct mount_entry *ret, bool *ret_ok)
 			return true;
 	}
 	*ret_ok = true;
-	return set_entry(ret, field[4], field[5], after[0], after[1], after[2]);
+	ret->id = (int)strtol(field[0], NULL, 10);
+	return set_entry(ret, field[4], field[5], after[0], after[1], after[2]) && set_part(ret, field[3]);
 }
 
 static void entry_done(struct mount_entry *m)
@@ -102,6 +110,7 @@ static void entry_done(struct mount_entry *m)
 	free(m->point);
 	free(m->type);
 	free(m->source);
+	free(m->part);
 }
 
 void mount_list_done(struct mount_list *l)
@@ -192,6 +201,34 @@ bool mount_is_ours(const struct mount_entry *m)
 {
 	return strcmp(m->type, MOUNT_TYPE) == 0 &&
 	       (geteuid() == 0 || (m->has_user && m->user == getuid()));
+}
+
+bool mount_is_rootfs(const struct mount_entry *m)
+{
+	size_t len = strlen(m->source), end = strlen(MOUNT_EROFS_FILE);
+
+	if (strcmp(m->type, MOUNT_TYPE) == 0)
+		return m->part;
+	return strcmp(m->type, "erofs") == 0 && len > end && m->source[len - end - 1] == '/' &&
+	       strcmp(m->source + len - end, MOUNT_EROFS_FILE) == 0;
+}
+
+const struct mount_entry *mount_above(const struct mount_list *l, const char *path)
+{
+	const struct mount_entry *best = NULL;
+	size_t longest = 0;
+
+	for (size_t i = 0; i < l->n; i++) {
+		size_t n = strlen(l->v[i].point);
+
+		if (n < longest || strncmp(path, l->v[i].point, n) != 0)
+			continue;
+		if (path[n] != '/' && path[n] != '\0' && n > 1)
+			continue;
+		best = &l->v[i];
+		longest = n;
+	}
+	return best;
 }
 
 /* ---- paths ---- */
@@ -313,11 +350,27 @@ static void describe_users(const char *point, struct buf *out)
 		(void)closedir(d);
 }
 
+/* A file that the kernel has mounted is not to be seen in /proc: name what it may be. */
+static void add_rootfs(struct buf *out)
+{
+	_cleanup_mounts_ struct mount_list l = { 0 };
+	unsigned count = 0;
+
+	if (mount_list_read(&l, NULL) < 0)
+		return;
+	for (size_t i = 0; i < l.n && count < USERS_SHOWN; i++)
+		if (mount_is_rootfs(&l.v[i]))
+			(void)buf_addf(out, "%s%s", count++ ? ", " : ", perhaps by what `registryfs rootfs` has mounted on ",
+				       l.v[i].point);
+}
+
 static errint_t busy(const char *point, struct err *e)
 {
 	_cleanup_buf_ struct buf who = BUF_INIT(1024);
 
 	describe_users(point, &who);
+	if (who.len == 0)
+		add_rootfs(&who);
 	return err_set(e, EBUSY, ERR_LOCAL,
 		       "%s is in use%s; leave it (cd /) or close its files and try again, or detach it "
 		       "with `registryfs umount -l`", point, buf_str(&who));

@@ -20,7 +20,9 @@
 #define MOUNT_PROBE_MS 5000	/* a mount that does not answer for this long is stuck */
 
 struct mount_entry {
+	int id;				/* what statx(2) calls STATX_MNT_ID */
 	char *point, *type, *source;	/* unescaped */
+	char *part;			/* which directory of it is mounted here (bind mounts); NULL: all */
 	bool has_user;			/* user_id= was there */
 	uid_t user;			/* who mounted it (FUSE) */
 	bool read_only;
@@ -40,6 +42,11 @@ void mount_list_done(struct mount_list *l);
 /* The topmost mount at exactly this path, or NULL. */
 const struct mount_entry *mount_at(const struct mount_list *l, const char *point);
 bool mount_is_ours(const struct mount_entry *m);	/* of our type, by this user or we are root */
+/* Does it show an image's tree for `registryfs rootfs`: as EROFS, or as a part of a mount of ours? */
+#define MOUNT_EROFS_FILE ".image.erofs"
+bool mount_is_rootfs(const struct mount_entry *m);
+/* The mount that an absolute path without links leads into; NULL: none. */
+const struct mount_entry *mount_above(const struct mount_list *l, const char *path);
 
 /* cmd_probe.c.  0: answers.  -ENOTCONN: its process is gone.  -ETIMEDOUT: stuck. */
 errint_t mount_probe(const char *point);

@@ -4,7 +4,7 @@ _registryfs_options='tag_ttl= timeout= transfers= platform= registries= raw_link
 	allow_other allow_root ro suid dev noexec fsname= log= log_level= foreground debug'
 
 _registryfs_mounts() {
-	awk '{ for (i = 7; i < NF; i++) if ($i == "-") { if ($(i + 1) == "fuse.registryfs") print $5; break } }' \
+	awk '{ for (i = 7; i < NF; i++) if ($i == "-") { if ($(i + 1) == "fuse.registryfs" || $(i + 2) ~ /\/\.image\.erofs$/) print $5; break } }' \
 		/proc/self/mountinfo 2>/dev/null
 }
 
@@ -38,11 +38,15 @@ _registryfs() {
 	COMPREPLY=()
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		mount | umount | status | version | help) command=$word; break ;;
+		mount | umount | status | rootfs | version | help) command=$word; break ;;
 		-*) ;;
 		*) command=mount; break ;;
 		esac
 	done
+	if [[ $prev == -o && $command == rootfs ]]; then
+		COMPREPLY=($(compgen -W 'suid dev noexec erofs fuse' -- "$cur"))
+		return
+	fi
 	if [[ $prev == -o && $command != umount && $command != status ]]; then
 		_registryfs_option "$cur"
 		return
@@ -50,7 +54,8 @@ _registryfs() {
 	case $command in
 	umount) COMPREPLY=($(compgen -W "-l $(_registryfs_mounts)" -- "$cur")) ;;
 	status) COMPREPLY=($(compgen -W "$(_registryfs_mounts)" -- "$cur")) ;;
-	help) COMPREPLY=($(compgen -W 'mount umount status version help' -- "$cur")) ;;
+	rootfs) COMPREPLY=($(compgen -d -- "$cur")) ;;
+	help) COMPREPLY=($(compgen -W 'mount umount status rootfs version help' -- "$cur")) ;;
 	version) ;;
 	*)
 		if [[ $cur == -* ]]; then
@@ -58,7 +63,7 @@ _registryfs() {
 		elif [[ $cur == dir:* ]]; then
 			COMPREPLY=($(compgen -d -P dir: -- "${cur#dir:}"))
 		else
-			[[ -n $command ]] || COMPREPLY=($(compgen -W 'mount umount status version help' -- "$cur"))
+			[[ -n $command ]] || COMPREPLY=($(compgen -W 'mount umount status rootfs version help' -- "$cur"))
 			COMPREPLY+=($(compgen -d -- "$cur"))
 			[[ -z $cur ]] || COMPREPLY+=($(compgen -W 'docker.io ghcr.io quay.io registry.k8s.io public.ecr.aws dir:' -- "$cur"))
 		fi ;;

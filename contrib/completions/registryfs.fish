@@ -1,6 +1,6 @@
 # fish completion for registryfs
 function __registryfs_mounts
-	awk '{ for (i = 7; i < NF; i++) if ($i == "-") { if ($(i + 1) == "fuse.registryfs") print $5; break } }' /proc/self/mountinfo 2>/dev/null
+	awk '{ for (i = 7; i < NF; i++) if ($i == "-") { if ($(i + 1) == "fuse.registryfs" || $(i + 2) ~ /\/\.image\.erofs$/) print $5; break } }' /proc/self/mountinfo 2>/dev/null
 end
 
 function __registryfs_options
@@ -13,15 +13,17 @@ function __registryfs_options
 	end
 end
 
-set -l commands mount umount status version help
+set -l commands mount umount status rootfs version help
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a mount -d 'show a registry as a directory'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a umount -d 'unmount and wait'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a status -d 'list mounts'
+complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a rootfs -d 'mount a file tree as the kernel does'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a version -d 'print the version'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a help -d 'explain a command'
-complete -c registryfs -n "not __fish_seen_subcommand_from umount status version help" -s o -x -a '(__registryfs_options)' -d options
-complete -c registryfs -n "not __fish_seen_subcommand_from umount status version help" -s f -d 'stay in the foreground'
-complete -c registryfs -n "not __fish_seen_subcommand_from umount status version help" -s d -d 'foreground and every detail'
+complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs version help" -s o -x -a '(__registryfs_options)' -d options
+complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs version help" -s f -d 'stay in the foreground'
+complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs version help" -s d -d 'foreground and every detail'
 complete -c registryfs -n "__fish_seen_subcommand_from umount status" -f -a '(__registryfs_mounts)'
 complete -c registryfs -n "__fish_seen_subcommand_from umount" -s l -d 'detach now'
+complete -c registryfs -n "__fish_seen_subcommand_from rootfs" -s o -x -a 'suid dev noexec erofs fuse' -d options
 complete -c registryfs -n "__fish_seen_subcommand_from help" -f -a "$commands"

@@ -368,6 +368,9 @@ static const char table[] =
 	"42 28 0:42 / /a\\040b\\134\\011c rw - fuse.registryfs dir:/x\\040y rw,user_id=0\n"
 	"broken line\n"
 	"43 28 0:43 / /z rw - fuse.sshfs\n"
+	"45 28 0:42 /app/1.0/root\\040fs /b rw - fuse.registryfs dir:/x rw,user_id=0\n"
+	"46 45 0:45 / /b/e ro - erofs app/1.0/.image.erofs ro\n"
+	"47 28 0:46 / /be ro - erofs /dev/sda1.image.erofs ro\n"
 	"44 28 0:44 / /last rw - tmpfs tmpfs rw";
 
 TEST(the_mount_table_is_understood)
@@ -376,7 +379,7 @@ TEST(the_mount_table_is_understood)
 	const struct mount_entry *m;
 
 	CHECK_OK(mount_list_parse(table, sizeof(table) - 1, &l, NULL));
-	CHECK_EQ_INT(l.n, 5);
+	CHECK_EQ_INT(l.n, 8);
 	m = mount_at(&l, "/mnt");
 	REQUIRE(m != NULL);
 	CHECK_EQ_STR(m->type, "fuse.registryfs");	/* the topmost */
@@ -388,6 +391,24 @@ TEST(the_mount_table_is_understood)
 	CHECK(m->has_user && m->user == 0 && !m->read_only);
 	CHECK(mount_at(&l, "/last") && !mount_at(&l, "/last")->has_user);
 	CHECK(!mount_at(&l, "/z") && !mount_at(&l, "/nowhere"));
+}
+
+TEST(what_rootfs_has_mounted_is_known_from_the_mount_table)
+{
+	_cleanup_mounts_ struct mount_list l = { 0 };
+
+	CHECK_OK(mount_list_parse(table, sizeof(table) - 1, &l, NULL));
+	CHECK(!mount_is_rootfs(mount_at(&l, "/mnt")) && !mount_at(&l, "/mnt")->part);
+	CHECK(mount_is_rootfs(mount_at(&l, "/b")));
+	CHECK_EQ_STR(mount_at(&l, "/b")->part, "/app/1.0/root fs");
+	CHECK_EQ_INT(mount_at(&l, "/b")->id, 45);
+	CHECK(mount_is_rootfs(mount_at(&l, "/b/e")));
+	CHECK(!mount_is_rootfs(mount_at(&l, "/be")));
+	CHECK(mount_above(&l, "/mnt/x") == mount_at(&l, "/mnt"));
+	CHECK(mount_above(&l, "/b/e/x") == mount_at(&l, "/b/e"));
+	CHECK(mount_above(&l, "/b/ex") == mount_at(&l, "/b"));
+	CHECK(mount_above(&l, "/be") == mount_at(&l, "/be"));
+	CHECK(!mount_above(&l, "/mntx"));
 }
 
 TEST(the_real_mount_table_can_be_read)
