@@ -120,11 +120,12 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
  * hence from the caller.  The result is a ca_layer like any other, with these differences: its data
  * offsets begin at CA_TOC_DATA, so that they cannot be mistaken for places in the tar of the streamed
  * layer; its spans are granules, some consecutive chunks, fetched by one Range request; it is known
- * by digest and TOC together, because another manifest may name another TOC for the same blob.
+ * by digest, size and TOC together, because another manifest may name others for the same blob.
  */
 #define CA_TOC_DATA (UINT64_C(1) << 62)
 
 struct ca_toc {
+	uint64_t blob;		/* bytes of the whole blob, as the manifest says */
 	struct digest json;	/* of the TOC's JSON; unset when packed_sum is given */
 	struct digest packed_sum; /* of its compressed bytes; unset: only json counts */
 	uint64_t off, packed, size; /* place in the blob and JSON's length; packed 0: the footer says */
@@ -137,9 +138,8 @@ bool ca_toc_layer_exists(struct ca_store *s, const struct digest *d, const struc
 bool ca_layer_exists(struct ca_store *s, const struct digest *d);	/* the streamed one */
 /* Fetches and checks the TOC only: one request, two when a footer points to a large one.  -EBADMSG
  * (INPUT, INTEGRITY, LIMIT): it cannot be used, *e says why; stream the layer instead. */
-errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,
-			   const struct ca_toc *toc, const struct ca_source *src, struct cancel *c,
-			   struct err *e) _must_check_;
+errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
+			   const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
 bool ca_layer_is_lazy(const struct ca_layer *l);	/* has a TOC */
 /* "streamed", "estargz" or "zstd:chunked". */
 const char *ca_layer_how(const struct ca_layer *l);

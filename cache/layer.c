@@ -61,13 +61,14 @@ const char *layer_span_key(const struct digest *d, uint32_t span, char out[stati
 	return out;
 }
 
-/* Everything that the result depends on; another TOC for the same blob is another layer. */
+/* Everything that the result depends on: another TOC for the same blob is another layer, and one that is
+ * said to have another size, as nobody has hashed the whole. */
 const char *toc_layer_key(const struct digest *d, const struct ca_toc *toc, char out[static CA_KEY_MAX])
 {
 	char text[4 * DIGEST_TEXT_MAX + 128], a[DIGEST_TEXT_MAX], b[DIGEST_TEXT_MAX], c[DIGEST_TEXT_MAX];
 	struct digest id;
-	int n = snprintf(text, sizeof(text), "%s %s %s %llu %llu %llu", digest_text(d, a),
-			 toc->json.alg ? digest_text(&toc->json, b) : "-",
+	int n = snprintf(text, sizeof(text), "%s %llu %s %s %llu %llu %llu", digest_text(d, a),
+			 (unsigned long long)toc->blob, toc->json.alg ? digest_text(&toc->json, b) : "-",
 			 toc->packed_sum.alg ? digest_text(&toc->packed_sum, c) : "-",
 			 (unsigned long long)toc->off, (unsigned long long)toc->packed,
 			 (unsigned long long)toc->size);

@@ -298,11 +298,10 @@ static bool is_contents(errint_t r, const struct err *e)
 	return r == -EBADMSG || ((r == -EINVAL || r == -EFBIG) && (e->cls == ERR_INPUT || e->cls == ERR_LIMIT));
 }
 
-errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size,
-			   const struct ca_toc *toc, const struct ca_source *src, struct cancel *c,
-			   struct err *e)
+errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
+			   const struct ca_source *src, struct cancel *c, struct err *e)
 {
-	struct toc_fill f = { .s = s, .want = d, .size = size, .toc = toc, .src = src, .cancel = c };
+	struct toc_fill f = { .s = s, .want = d, .size = toc->blob, .toc = toc, .src = src, .cancel = c };
 	struct err why = { 0 };
 	errint_t r = -EBADMSG;
 

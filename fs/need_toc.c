@@ -73,7 +73,7 @@ static errint_t find_toc(const struct oci_descriptor *d, struct ca_toc *ret, str
 	const char *at = annotation(d, sum ? KEY_POSITION : KEY_STARGZ_POSITION);
 	errint_t r;
 
-	*ret = (struct ca_toc){ 0 };
+	*ret = (struct ca_toc){ .blob = d->size };
 	if (!sum && !json && !(stargz_sum && at))
 		return -ENOENT;
 	if (sum && (stargz_sum || json))
@@ -94,8 +94,8 @@ static errint_t note_name(const struct oci_descriptor *d, const struct ca_toc *t
 		digest_text(&t->json, json);
 	if (t->packed_sum.alg)
 		digest_text(&t->packed_sum, packed);
-	return buf_addf(out, "toc refused %s %s %s %" PRIu64 ":%" PRIu64 ":%" PRIu64, digest_text(&d->digest, layer),
-			json, packed, t->off, t->packed, t->size);
+	return buf_addf(out, "toc refused %s %" PRIu64 " %s %s %" PRIu64 ":%" PRIu64 ":%" PRIu64,
+			digest_text(&d->digest, layer), t->blob, json, packed, t->off, t->packed, t->size);
 }
 
 static bool was_refused(struct fs *fs, const struct oci_descriptor *d, const struct ca_toc *t)
@@ -168,7 +168,7 @@ static errint_t fill_toc(struct fs *fs, void *arg, struct cancel *c, struct err 
 		(void)ca_layer_unref(there);
 		return 0;
 	}
-	r = ca_toc_layer_fill(fs->cache, &a->digest, a->size, &a->toc, &src, c, e);
+	r = ca_toc_layer_fill(fs->cache, &a->digest, &a->toc, &src, c, e);
 	if (r != -EBADMSG)
 		return note_layer(a, "toc", r, e);
 	lazy_refuse(fs, a->img, a->layer_no, e);
