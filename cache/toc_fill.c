@@ -108,7 +108,7 @@ static errint_t inflated(void *ctx, const void *data, size_t len, struct err *e)
 	if (r == 0 && inflate_out(f->z) > TOC_JSON_MAX)
 		r = bad(e, ERR_LIMIT, "is too long");
 	if (r == 0)
-		r = layer_gate_grow(&f->gate, toc_index_bytes(&f->index), f->cancel, e);
+		r = layer_gate_grow(&f->gate, toc_index_bytes(&f->index) + inflate_memory(f->z), f->cancel, e);
 	if (r < 0)
 		return r;
 	return f->tar ? tar_bytes(f, inflate_out(f->z) - len, data, len, e) : json_bytes(f, data, len, e);

@@ -93,6 +93,7 @@ struct granule_fill {
 	size_t got;			/* of the current chunk */
 	struct digest_ctx *sum;
 	struct buf data;		/* of the present granule */
+	struct layer_gate gate;
 	bool done;			/* the member has nothing more for us */
 	bool wrong;			/* a chunk does not match */
 };
@@ -154,6 +155,8 @@ static errint_t member_bytes(void *ctx, const void *data, size_t len, struct err
 	const uint8_t *p = data;
 	errint_t r = layer_check_cancel(f->cancel, e);
 
+	if (r == 0)	/* a zstd frame chooses its window */
+		r = layer_gate_grow(&f->gate, granule_len(f->l, f->granule) + inflate_memory(f->z), f->cancel, e);
 	while (r == 0 && len && !f->done) {
 		const struct toc_chunk *c = &f->chunks[f->cur];	/* there is one while it is not done */
 		uint64_t next = (uint64_t)c->inner + f->got;
@@ -350,7 +353,6 @@ errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const stru
 				struct cancel *c, struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
-	_cleanup_(layer_gate_done) struct layer_gate gate = { 0 };
 	struct granule_fill f = { .l = l, .cancel = c, .wanted = granule };
 
 	if (granule >= l->toc->n_granules)
@@ -360,9 +362,10 @@ errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const stru
 	if (atomic_load(&l->refuted))
 		return refuted(l, e);
 	f.end = find_end(l, granule);
-	errint_t r = layer_gate_grow(&gate, granule_len(l, granule), c, e);
+	errint_t r = layer_gate_grow(&f.gate, granule_len(l, granule), c, e);
 	if (r == 0)
 		r = attempts(&f, src, e);
 	fill_reset(&f);
+	layer_gate_done(&f.gate);
 	return r;
 }

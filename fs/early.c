@@ -324,13 +324,12 @@ uint32_t early_shown(const struct early *e, uint32_t n)
 	return x ? x->sub : n;
 }
 
-bool early_dir(const struct early *e, size_t i, uint32_t *ret_sub)
+bool early_next_dir(const struct early *e, size_t *at, uint32_t *ret_sub)
 {
-	for (size_t k = 0; k < e->n; k++) {
-		if (!e->entries[k].is_dir || i-- > 0)
-			continue;
-		*ret_sub = EARLY_SUB + (uint32_t)k;
-		return true;
-	}
-	return false;
+	while (*at < e->n && !e->entries[*at].is_dir)
+		++*at;
+	if (*at == e->n)
+		return false;
+	*ret_sub = EARLY_SUB + (uint32_t)(*at)++;
+	return true;
 }

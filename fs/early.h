@@ -55,5 +55,5 @@ errint_t early_settle(struct early *e, const struct tree *t, bool *ret_first) _m
  * given that), and what the kernel knows the tree's n as.  Other numbers pass through. */
 uint32_t early_in_tree(const struct early *e, uint32_t sub);
 uint32_t early_shown(const struct early *e, uint32_t n);
-/* After early_settle: the directories among the early numbers, i from 0; false past the end. */
-bool early_dir(const struct early *e, size_t i, uint32_t *ret_sub);
+/* After early_settle: the next directory among the early numbers; *at is 0 at first; false past the last. */
+bool early_next_dir(const struct early *e, size_t *at, uint32_t *ret_sub);

@@ -38,17 +38,17 @@ static errint_t find_tree(struct op *op, struct image_at *at, struct tree **ret)
 static errint_t settle(struct op *op, const struct node *n, const struct tree *t)
 {
 	struct image_at *at = n->data;
+	size_t i = 0;
 	uint32_t sub;
 	bool first = false;
 	errint_t r = at->early ? early_settle(at->early, t, &first) : 0;
 
 	if (r < 0)
 		return err_set(&op->err, -r, ERR_LOCAL, "out of memory");
-	if (!first || !early_dir(at->early, 0, &sub))
-		return 0;
-	notify_inval_node(op->fs->notifier, node_sub_id(n, TREE_ROOT));
-	for (size_t i = 0; early_dir(at->early, i, &sub); i++)
+	while (first && early_next_dir(at->early, &i, &sub))
 		notify_inval_node(op->fs->notifier, node_sub_id(n, sub));
+	if (i > 0)
+		notify_inval_node(op->fs->notifier, node_sub_id(n, TREE_ROOT));
 	return 0;
 }
 
