@@ -312,6 +312,8 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 	errint_t r;
 
 	r = ca_layer_fill_span(a->layer, a->span, &src, c, e);
+	if (r == 0 && ca_layer_is_lazy(a->layer))
+		lazy_check_parts(a);
 	if (r == -EILSEQ) {
 		lazy_refuse(fs, a->img, a->layer_no, e);
 		return 0;	/* the handler looks again, and wants the whole layer */
@@ -362,7 +364,7 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 		size_t n = 0;
 
 		r = ca_layer_read(l, off, ret->data + ret->len, len, &n, &span, &op->err);
-		if (r == -ENODATA && ca_layer_refuted(l)) {
+		if (r == -ENODATA && ca_layer_is_lazy(l) && (ca_layer_refuted(l) || lazy_refused(img, layer))) {
 			err_clear(&op->err);
 			return lazy_from_streamed(op, img, layer, l, off, len, ret);
 		}

@@ -69,7 +69,14 @@ errint_t open_lazy(struct op *op, struct image *img, size_t i, struct ca_layer *
 /* The table of contents turned out unusable: the layer is streamed from now on, which is counted, said
  * once, and remembered. */
 void lazy_refuse(struct fs *fs, struct image *img, size_t i, const struct err *why);
-/* Appends at most len bytes of what a refuted layer l has at off, from the streamed layer. */
+/* Has that happened to it?  Then what is missing of it comes from the streamed layer. */
+static inline bool lazy_refused(const struct image *img, size_t i)
+{
+	return atomic_load(&img->lazy[i]) == LAZY_REFUSED;
+}
+/* After a part has come: a registry that ignores Range is not asked for more of them. */
+void lazy_check_parts(const struct ask *a);
+/* Appends at most len bytes of what a refuted or refused layer l has at off, from the streamed layer. */
 errint_t lazy_from_streamed(struct op *op, struct image *img, size_t i, struct ca_layer *l, uint64_t off,
 			    size_t len, struct buf *ret) _must_check_;
 

@@ -107,20 +107,39 @@ static bool was_refused(struct fs *fs, const struct oci_descriptor *d, const str
 	       clock_real_s() - when < REFUSED_S;
 }
 
+/* False: that has been done. */
+static bool refuse(struct image *img, size_t i, const struct err *why)
+{
+	const struct oci_descriptor *d = &img->m->layers[i];
+	char text[DIGEST_TEXT_MAX];
+
+	if (atomic_exchange(&img->lazy[i], LAZY_REFUSED) == LAZY_REFUSED)
+		return false;
+	stat_inc(STAT_TOC_FALLBACKS);
+	log_warn("%s: layer %s of %s is not read in parts but fetched whole: %s", rg_name(site_registry(img->site)),
+		 digest_text(&d->digest, text), img->repo, why->msg);
+	return true;
+}
+
 void lazy_refuse(struct fs *fs, struct image *img, size_t i, const struct err *why)
 {
 	const struct oci_descriptor *d = &img->m->layers[i];
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
-	char text[DIGEST_TEXT_MAX];
 	struct ca_toc toc;
 
-	if (atomic_exchange(&img->lazy[i], LAZY_REFUSED) == LAZY_REFUSED)
-		return;
-	stat_inc(STAT_TOC_FALLBACKS);
-	log_warn("%s: layer %s of %s is not read in parts but fetched whole: %s", rg_name(site_registry(img->site)),
-		 digest_text(&d->digest, text), img->repo, why->msg);
-	if (find_toc(d, &toc, NULL) == 0 && note_name(d, &toc, &name) == 0)
+	if (refuse(img, i, why) && find_toc(d, &toc, NULL) == 0 && note_name(d, &toc, &name) == 0)
 		ca_note_put(fs->cache, buf_str(&name), why->msg, strlen(why->msg));
+}
+
+/* It is the registry's fault, not the layer's: nothing is remembered. */
+void lazy_check_parts(const struct ask *a)
+{
+	struct err e = { 0 };
+
+	if (rg_sends_parts(a->site->reg))
+		return;
+	(void)!err_set(&e, EIO, ERR_INPUT, "the registry ignores Range and sends whole blobs");
+	(void)refuse(a->img, a->layer_no, &e);
 }
 
 /* ---- choosing ---- */
@@ -134,7 +153,7 @@ static enum lazy choose(struct fs *fs, struct image *img, size_t i)
 
 	if (r == -EINVAL)
 		lazy_refuse(fs, img, i, &e);
-	if (r < 0 || was_refused(fs, d, &toc))
+	if (r < 0 || !rg_sends_parts(site_registry(img->site)) || was_refused(fs, d, &toc))
 		return LAZY_NO;
 	if (!ca_toc_layer_exists(fs->cache, &d->digest, &toc) && ca_layer_exists(fs->cache, &d->digest))
 		return LAZY_NO;	/* nothing has to be fetched that way */
@@ -169,6 +188,8 @@ static errint_t fill_toc(struct fs *fs, void *arg, struct cancel *c, struct err 
 		return 0;
 	}
 	r = ca_toc_layer_fill(fs->cache, &a->digest, &a->toc, &src, c, e);
+	if (r == 0)
+		lazy_check_parts(a);
 	if (r != -EBADMSG)
 		return note_layer(a, "toc", r, e);
 	lazy_refuse(fs, a->img, a->layer_no, e);

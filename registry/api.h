@@ -49,5 +49,6 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 			 uint64_t off, uint64_t len, rg_sink_fn sink, void *ctx, struct cancel *c,
 			 struct err *e) _must_check_;
 bool rg_api_blob_was_bad(struct rg_api *a, const struct digest *d, uint64_t began_ns);
+bool rg_api_sends_parts(struct rg_api *a);
 errint_t rg_api_list_referrers(struct rg_api *a, const char *repo, const struct digest *d,
 			       struct buf *ret_index, struct cancel *c, struct err *e) _must_check_;

@@ -22,6 +22,8 @@
 
 #include "util/stats.h"
 
+#define IGNORED_RANGES_MAX 2	/* one can be a proxy's mood */
+
 #define _cleanup_reply_ _cleanup_(rg_reply_done)
 
 struct blob_read {
@@ -63,6 +65,8 @@ static errint_t begin_full(struct blob_read *b, struct err *e)
 	int64_t n = b->reply->content_length;
 
 	b->stream = 0;
+	if (b->pos > 0 || b->end < b->size)
+		(void)atomic_fetch_add(&b->api->ignored_ranges, 1);
 	if (n >= 0 && (uint64_t)n != b->size)
 		return fatal_integrity(b, e,
 				       (uint64_t)n < b->size ? "too few bytes" : "too many bytes");
@@ -82,6 +86,7 @@ static errint_t begin_part(struct blob_read *b, struct err *e)
 			       rg_host_name(b->api->host), b->what);
 	}
 	b->stream = r->range_start;
+	atomic_store(&b->api->ignored_ranges, 0);
 	return 0;
 }
 
@@ -288,6 +293,11 @@ errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest
 	if (r < 0 && e)
 		*e = mine;
 	return r;
+}
+
+bool rg_api_sends_parts(struct rg_api *a)
+{
+	return atomic_load(&a->ignored_ranges) < IGNORED_RANGES_MAX;
 }
 
 bool rg_api_blob_was_bad(struct rg_api *a, const struct digest *d, uint64_t began_ns)

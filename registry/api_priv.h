@@ -8,6 +8,7 @@
 #define API_SMALL_BLOB (64u << 10) /* has a lane of its own */
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "registry/api.h"
 #include "util/hmap.h"
@@ -18,6 +19,7 @@ struct rg_api {
 	pthread_mutex_t lock;
 	struct hmap *no_referrers;	/* repository -> uint64_t *, until when it is believed */
 	struct hmap *bad_blobs;		/* struct digest -> the same: keep off the mirrors */
+	atomic_uint ignored_ranges;	/* requests for parts that got the whole blob, in a row */
 };
 
 #define API_WHAT_MAX 512

@@ -233,6 +233,11 @@ bool rg_blob_was_bad(struct rg_registry *g, const struct digest *d, uint64_t beg
 	return !g->dir && rg_api_blob_was_bad(g->api, d, began_ns);
 }
 
+bool rg_sends_parts(struct rg_registry *g)
+{
+	return g->dir || rg_api_sends_parts(g->api);
+}
+
 errint_t rg_list_referrers(struct rg_registry *g, const char *repo, const struct digest *d,
 			   struct buf *ret_index, struct cancel *c, struct err *e)
 {

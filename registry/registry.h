@@ -122,6 +122,8 @@ errint_t rg_get_blob(struct rg_registry *r, const char *repo, const struct diges
  * for it for a while.  began_ns: when that read began (clock_mono_ns).  False: mirrors were not asked
  * any more then; asking again is no use. */
 bool rg_blob_was_bad(struct rg_registry *r, const struct digest *d, uint64_t began_ns);
+/* False: of late it has ignored Range, so that a part costs as much as all that is before it. */
+bool rg_sends_parts(struct rg_registry *r);
 
 /* The OCI index of referrers of a digest, by the API or the fallback tag (registry.md 1.6); an
  * empty index when there are none.  Bytes, to be parsed with oci_manifest_parse.  ret_index is an

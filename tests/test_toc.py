@@ -430,6 +430,17 @@ def test_a_table_that_comes_damaged_once(fakereg, mount, lower_layer, lower_expe
     assert m.stats()["toc_fallbacks"] == 0 and ways(m) == ["estargz"], m.log
 
 
+def test_a_registry_that_ignores_range_sends_the_layer_once_more_not_once_per_part(fakereg, mount, lower_layer, lower_expected):
+    fakereg.add("app", Image([lower_layer]), "1.0")
+    fakereg.fault("GET", f"/v2/app/blobs/{lower_layer.digest}", faults.ignore_range(), times=None)
+    m = mount(fakereg.url, options="raw_links")
+    for p in sorted((m.path / "app/1.0/rootfs/usr/share").iterdir(), reverse=True):
+        p.read_bytes()
+    check(m, lower_expected)
+    assert len(blob_requests(fakereg, lower_layer)) == 3, fakereg.dump()
+    refused(m)
+
+
 def test_a_blob_whose_tail_is_gone_is_an_error(fakereg, mount, lower_layer):
     """Its digest is not that of what comes, either way."""
     fakereg.add("app", Image([lower_layer]), "1.0")
