@@ -11,14 +11,18 @@
 
 #include <string.h>
 
+#include "cache/crc.h"
 #include "cache/merge_priv.h"
-#include "util/hmap.h"
+
+/* Links into other layers are few.  A path that shares its bit with one is left to the merge, which costs
+ * time only, and an image of nothing but such links costs no more memory than any other. */
+#define TARGET_BITS (1u << 19)
 
 struct tree_stack {
 	size_t n, known;
 	struct tree **layers;	/* known ones: n - known .. n - 1 */
 	uint8_t **hollow;	/* as in struct merge */
-	struct hmap *targets;	/* what hard links of known layers point to in other ones */
+	uint8_t *targets;	/* bits by hash of what hard links of known layers point to in other ones; NULL: none do */
 };
 
 struct tree_stack *tree_stack_new(size_t n)
@@ -30,8 +34,7 @@ struct tree_stack *tree_stack_new(size_t n)
 	s->n = n;
 	s->layers = calloc(n + 1, sizeof(struct tree *));
 	s->hollow = calloc(n + 1, sizeof(uint8_t *));
-	s->targets = hmap_new(NULL);
-	return s->layers && s->hollow && s->targets ? steal_ptr(&s) : NULL;
+	return s->layers && s->hollow ? steal_ptr(&s) : NULL;
 }
 
 struct tree_stack *tree_stack_free(struct tree_stack *s)
@@ -44,7 +47,7 @@ struct tree_stack *tree_stack_free(struct tree_stack *s)
 	}
 	free(s->layers);
 	free(s->hollow);
-	(void)hmap_free(s->targets);
+	free(s->targets);
 	free(s);
 	return NULL;
 }
@@ -59,17 +62,31 @@ struct tree *tree_stack_tree(const struct tree_stack *s, uint32_t layer)
 	return s->layers[layer];
 }
 
-static errint_t note_targets(struct hmap *targets, const struct tree *t)
+static uint32_t target_bit(const char *path, size_t len)
 {
-	errint_t r = 0;
+	return crc32_add(0, path, len) % TARGET_BITS;
+}
 
-	for (uint32_t i = 0; r == 0 && i < tree_count(t); i++) {
+static errint_t note_targets(struct tree_stack *s, const struct tree *t)
+{
+	for (uint32_t i = 0; i < tree_count(t); i++) {
 		const struct tree_node *n = &t->nodes[i];
 
-		if (n->type == TREE_LINK && n->ino == i)
-			r = hmap_put(targets, t->strings + lo32(n->u), hi32(n->u), targets);
+		if (n->type != TREE_LINK || n->ino != i)
+			continue;
+		if (!s->targets && !(s->targets = calloc(TARGET_BITS / 8, 1)))
+			return -ENOMEM;
+		uint32_t bit = target_bit(t->strings + lo32(n->u), hi32(n->u));
+		s->targets[bit / 8] |= (uint8_t)(1u << bit % 8);
 	}
-	return r;
+	return 0;
+}
+
+static bool is_target(const struct tree_stack *s, const char *path, size_t len)
+{
+	uint32_t bit = s->targets ? target_bit(path, len) : 0;
+
+	return s->targets && s->targets[bit / 8] & 1u << bit % 8;
 }
 
 errint_t tree_stack_push(struct tree_stack *s, struct tree *t)
@@ -81,7 +98,7 @@ errint_t tree_stack_push(struct tree_stack *s, struct tree *t)
 		return -EINVAL;
 	r = merge_hollow(t, &s->hollow[i]);
 	if (r == 0)
-		r = note_targets(s->targets, t);
+		r = note_targets(s, t);
 	if (r < 0) {
 		free(s->hollow[i]);
 		s->hollow[i] = NULL;
@@ -116,7 +133,7 @@ static errint_t step(struct merge *m, struct place *p, const char *name, size_t 
 static enum tree_stack_says file_says(const struct tree_stack *s, const struct tree_node *f, const char *path,
 				      size_t len)
 {
-	return f->nlink > 1 || hmap_get(s->targets, path, len) ? TREE_STACK_MERGE : TREE_STACK_FOUND;
+	return f->nlink > 1 || is_target(s, path, len) ? TREE_STACK_MERGE : TREE_STACK_FOUND;
 }
 
 /* What is known at the end of the path. */
