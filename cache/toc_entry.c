@@ -179,9 +179,12 @@ static errint_t xattrs(struct toc_json *r, struct toc_entry *en, struct err *e)
 
 /* ---- */
 
-/* MEMBERS: not one of ours; -1: almost one of ours. */
+/* MEMBERS: not one of ours; -1: almost one of ours (some readers fold case beyond ASCII). */
 static int find_member(const char *key, size_t len)
 {
+	for (size_t i = 0; i < len; i++)
+		if (key[i] & 0x80)
+			return -1;
 	for (int i = 0; i < MEMBERS; i++)
 		if (known[i].len == len && strncasecmp(key, known[i].name, len) == 0)
 			return memcmp(key, known[i].name, len) == 0 ? i : -1;

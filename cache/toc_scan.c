@@ -84,8 +84,9 @@ static errint_t end_key(struct toc_scan *s, struct err *e)
 	static const char *const ours[] = { "entries", "version" };
 
 	s->key[MIN_OF(s->key_len, (size_t)TOC_KEY_MAX)] = '\0';
-	if (memchr(s->key, '\\', MIN_OF(s->key_len, (size_t)TOC_KEY_MAX)))
-		return bad(e, "a member's name has escapes");
+	for (size_t i = 0; i < MIN_OF(s->key_len, (size_t)TOC_KEY_MAX); i++)	/* some fold case beyond ASCII */
+		if (s->key[i] == '\\' || s->key[i] & 0x80)
+			return bad(e, "a member's name has escapes, or more than ASCII");
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
 		if (strcasecmp(s->key, ours[i]) == 0 && !is_key(s, ours[i]))
 			return bad(e, "a member's name differs in case only");
