@@ -257,7 +257,7 @@ static errint_t open_streams(struct toc_fill *f, struct err *e)
 		f->tar = tar_reader_new(tar_entry, f);
 	if (!f->json_sum || !f->packed_sum || !f->z || !f->scan || (f->at.format == TOC_ESTARGZ && !f->tar))
 		return err_errno(e, ENOMEM, "reading a table of contents");
-	return toc_index_init(&f->index, f->at.off, e);
+	return toc_index_init(&f->index, f->at.format, f->at.off, e);
 }
 
 static void close_streams(struct toc_fill *f)

@@ -26,9 +26,9 @@ static errint_t over(struct err *e, const char *what, unsigned long long max)
 	return err_set(e, EBADMSG, ERR_LIMIT, "the table of contents: more than %llu %s", max, what);
 }
 
-errint_t toc_index_init(struct toc_index *x, uint64_t limit, struct err *e)
+errint_t toc_index_init(struct toc_index *x, enum toc_format format, uint64_t limit, struct err *e)
 {
-	*x = (struct toc_index){ .limit = limit, .tree = tree_builder_new() };
+	*x = (struct toc_index){ .limit = limit, .estargz = format == TOC_ESTARGZ, .tree = tree_builder_new() };
 	return x->tree ? 0 : err_errno(e, ENOMEM, "reading a table of contents");
 }
 
@@ -231,6 +231,8 @@ static errint_t other_entry(struct toc_index *x, struct toc_entry *en, struct er
 
 	if (r < 0)
 		return r;
+	x->toc_last = en->en.type == TREE_REG && en->name_len == strlen(TOC_NAME) &&
+		      memcmp(en->name, TOC_NAME, en->name_len) == 0;
 	if (en->en.type == TREE_REG)
 		return begin_file(x, en, e);
 	en->en.size = 0;
@@ -257,7 +259,7 @@ errint_t toc_index_end(struct toc_index *x, struct err *e)
 
 	end_members(x, x->limit);
 	if (r == 0)
-		toc_hide(x->tree, true);
+		toc_hide(x->tree, x->estargz || x->toc_last);
 	return r;
 }
 

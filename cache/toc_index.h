@@ -19,6 +19,8 @@ struct toc_index {
 	uint64_t out;		/* bytes of all chunks so far */
 	size_t member;		/* first chunk of the present member */
 	size_t n_entries;
+	bool estargz;		/* the archive ends with the index, which the TOC does not say */
+	bool toc_last;		/* the last entry is TOC_NAME */
 	bool has_file;		/* `file` is one whose chunks may still come */
 	struct toc_entry file;
 	size_t first;		/* its first chunk */
@@ -28,7 +30,7 @@ struct toc_index {
 	size_t n_extents, cap_extents;
 };
 
-errint_t toc_index_init(struct toc_index *x, uint64_t limit, struct err *e) _must_check_;
+errint_t toc_index_init(struct toc_index *x, enum toc_format format, uint64_t limit, struct err *e) _must_check_;
 void toc_index_done(struct toc_index *x);
 /* Takes over what en holds.  -EBADMSG (INPUT, LIMIT): it cannot be used. */
 errint_t toc_index_add(struct toc_index *x, struct toc_entry *en, struct err *e) _must_check_;

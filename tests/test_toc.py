@@ -166,6 +166,20 @@ def test_the_benchmark_image_is_umocis_tree(mount, tools, benchmark_image, sourc
     assert stats["toc_layers"] == 4 and stats["toc_fallbacks"] == 0 and stats["layers_indexed"] == 0
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_file_with_the_name_of_the_index(fakereg, mount, tools, fmt, last):
+    """It shows, or does not, however the layer is read."""
+    files = [file("a", "b"), file("stargz.index.json", b"mine")]
+    layer = toc_layer(b"".join(tar_chunks([directory("./", 0o755), *(files if last else reversed(files))], bytes(1024))), fmt)
+    fakereg.add("lazy", Image([layer]), "1.0")
+    fakereg.add("whole", Image([without_annotations(layer)]), "1.0")
+    m = mount(fakereg.url)
+    lazy, whole = ({p.name for p in (m.path / r / "1.0/rootfs").iterdir()} for r in ("lazy", "whole"))
+    assert lazy == whole and "a" in lazy and ("stargz.index.json" in lazy) == (fmt == "zstdchunked-containers" and not last)
+    assert m.stats()["toc_layers"] == 1
+
+
 # ---- little is fetched
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -253,6 +267,7 @@ LIES = {
     "odd base64": lambda d: entry(d, "usr/share/attr")["xattrs"].update({"user.a": "*"}),
     "lost bytes": lambda d: entry(d, "usr/share/f30").update(name="usr/share/\ufffd"),
     "case": lambda d: entry(d, "etc/motd").update(chunkdigest=""),
+    "case beyond ASCII": lambda d: entry(d, "etc/motd").update({"\u017fize": 1}),
     "unknown chunk type": lambda d: entry(d, "etc/motd").update(chunkType="ones"),
     "too deep in its member": lambda d: entry(d, "etc/motd").update(innerOffset=1 << 33),
 }
@@ -287,7 +302,7 @@ def test_a_table_that_makes_no_sense_is_not_used(fakereg, mount, lower_layer, lo
 TEXTS = {"empty": b"", "no json": b"hello", "cut": b'{"version":1,"entries":[{"name":"a","type":"dir"}', "no list": b'{"version":1,"entries":{}}',
          "behind": b'{"version":1,"entries":[]} {}', "twice": b'{"entries":[],"entries":[]}', "comma": b'{"entries":[{"type":"dir"},]}',
          "latin1": b'{"version":1,"entries":[{"name":"\xe4","type":"dir"}]}', "surrogate": b'{"entries":[{"name":"\\ud800","type":"dir"}]}',
-         "escape": b'{"entri\\u0065s":[]}', "deep": b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"entries":[]}'}
+         "long s": '{"entrie\u017f":[{"name":"x","type":"dir"}],"entries":[]}'.encode(), "escape": b'{"entri\\u0065s":[]}', "deep": b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"entries":[]}'}
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -80,7 +80,7 @@ static errint_t run(const uint8_t *data, size_t len, size_t step, struct toc_ind
 {
 	struct err e = { 0 };
 	struct toc_scan *s = toc_scan_new(element, x);
-	errint_t r = toc_index_init(x, BLOB - 100, &e);
+	errint_t r = toc_index_init(x, TOC_ESTARGZ, BLOB - 100, &e);
 
 	for (size_t at = 0; r == 0 && at < len; at += step)
 		r = toc_scan_push(s, data + at, MIN_OF(step, len - at), &e);
