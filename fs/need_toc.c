@@ -190,6 +190,11 @@ static errint_t fill_toc(struct fs *fs, void *arg, struct cancel *c, struct err 
 	r = ca_toc_layer_fill(fs->cache, &a->digest, &a->toc, &src, c, e);
 	if (r == 0)
 		lazy_check_parts(a);
+	/* A registry that does not give the part may give the whole; if not, streaming says why. */
+	if (r == -EIO && (e->cls == ERR_INTEGRITY || e->cls == ERR_INPUT)) {
+		(void)refuse(a->img, a->layer_no, e);
+		return 0;
+	}
 	if (r != -EBADMSG)
 		return note_layer(a, "toc", r, e);
 	lazy_refuse(fs, a->img, a->layer_no, e);

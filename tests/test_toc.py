@@ -445,6 +445,16 @@ def test_a_table_that_comes_damaged_once(fakereg, mount, lower_layer, lower_expe
     assert m.stats()["toc_fallbacks"] == 0 and ways(m) == ["estargz"], m.log
 
 
+@pytest.mark.parametrize("code", [416, 400])
+def test_a_registry_that_gives_no_parts_gives_the_layer(fakereg, mount, lower_layer, lower_expected, code):
+    fakereg.add("app", Image([lower_layer]), "1.0")
+    fakereg.fault("GET", f"/v2/app/blobs/{lower_layer.digest}",
+                  lambda request, proper: faults.status(code)(request, proper) if "range" in request.headers else proper(), times=None)
+    m = mount(fakereg.url, options="raw_links")
+    check(m, lower_expected)
+    assert m.stats()["toc_fallbacks"] == 1 and ways(m) == ["streamed"], m.log
+
+
 def test_a_registry_that_ignores_range_sends_the_layer_once_more_not_once_per_part(fakereg, mount, lower_layer, lower_expected):
     fakereg.add("app", Image([lower_layer]), "1.0")
     fakereg.fault("GET", f"/v2/app/blobs/{lower_layer.digest}", faults.ignore_range(), times=None)
