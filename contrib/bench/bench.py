@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT / "contrib/bench"))
 import peers                                                         # noqa: E402
 import proc                                                          # noqa: E402
 import report                                                        # noqa: E402
-from lib import images, servers, treecmp                             # noqa: E402
+from lib import images, servers, tocimages, treecmp                  # noqa: E402
 
 FILES = {"first": peers.FIRST, "last": peers.LAST}
 TREE = ("find", "warm", "read", "again", "iops")
@@ -176,11 +176,11 @@ class Bench:
         words = (os.path.basename(w.strip("'\"`,:")) if "/" in w else w for w in str(error).split())
         return " ".join(words)[:160]
 
-    def image(self, layout, parts):
+    def image(self, layout, plain, parts):
         with servers.DockerRegistry28() as self.registry, scratch_dir() as scratch:
             self.host = self.registry.host
             treecmp.push_layout(layout, self.registry.url, "app")
-            self.reference(layout, f"{scratch}/tree")
+            self.reference(plain, f"{scratch}/tree")
             for number in range(self.runs):
                 for kind in self.kinds:
                     if kind is peers.Registryfs or self.affordable(kind, number):
@@ -243,6 +243,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--peers", default="all", help=f"all, or some of: {','.join(peers.PEERS)}")
     parser.add_argument("--program", default=str(ROOT / "build" / "registryfs"))
+    parser.add_argument("--format", default="gzip", choices=["gzip", *tocimages.FORMATS], help="of the image's layers (default: %(default)s)")
     parser.add_argument("--only", default="first,last,find,tags", help="parts to measure (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=60, help="seconds for a row (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=100, help="seconds for a peer over all runs (default: %(default)s)")
@@ -262,7 +263,8 @@ def main():
     only = args.only.split(",")
     parts = [p for p in ("first", "last", "find") if p in only]
     if parts:
-        bench.image(servers.CACHE / "benchmark-image/oci", parts)
+        plain = servers.CACHE / "benchmark-image/oci"
+        bench.image(plain if args.format == "gzip" else tocimages.converted_layout(plain, args.format), plain, parts)
     if "tags" in only:
         bench.tags()
     versions = list(dict.fromkeys(v for kind in kinds for v in kind.versions()))
