@@ -76,7 +76,7 @@ static bool zstd_chunked(const uint8_t *end, size_t len, size_t n, const char *m
 errint_t toc_foot_parse(const uint8_t *tail, size_t len, uint64_t size, struct toc_foot *ret, struct err *e)
 {
 	const uint8_t *end = tail + len, *p = NULL;
-	uint64_t off, limit;
+	uint64_t off, limit = 0;
 	size_t foot;
 
 	*ret = (struct toc_foot){ 0 };

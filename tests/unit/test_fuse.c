@@ -368,7 +368,7 @@ TEST(a_tree_of_1000_files_is_one_node)
 	struct kernel *k = kernel_up();
 	struct fuse_entry_out tree;
 	uint64_t ids[2000];
-	unsigned refs;
+	unsigned refs = 0;
 
 	CHECK_OK(lookup(k, 1, "tree", &tree));
 	CHECK(tree.nodeid >> 63);
