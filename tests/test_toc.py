@@ -128,16 +128,22 @@ LOST = {"libarchive_xattrs"}                                     # what a TOC do
 CHANGED = {("estargz", "hard_links_that_lead_nowhere"), ("zstdchunked-stargz", "hard_links_that_lead_nowhere")}   # by the tool: drops a file
 SPOILT = {("zstdchunked-containers", "sparse_files"), ("zstdchunked-containers", "sparse_files_with_odd_maps")}   # its tar is no sound one
 
+REFUSED = {(fmt, name) for name, fmts in {                           # by the tool, which so makes no such layer
+    "duplicates_last_wins": FORMATS[2:], "hard_links_that_lead_nowhere": FORMATS[2:], "hard_link_with_a_size": FORMATS[:2],
+    "sparse_files": FORMATS[:2], "sparse_files_with_odd_maps": FORMATS[:2],
+    "global_headers": FORMATS, "old_gnu_sparse_files": FORMATS, "contiguous_files": FORMATS}.items() for fmt in fmts}
+
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("name", corner.case_names())
 def test_corner_case(fakereg, mount, tools, fmt, name):
     """The TOC's tree is the one that streaming the same blob gives, and what the case expects."""
     image, expected = corner.corner_case_image(one_case=name, compress=("none",) * 4)
-    try:
-        layers = [toc_layer(la.tar, fmt) for la in image.layers]
-    except ValueError as why:
-        pytest.skip(f"the tool refuses: {str(why).splitlines()[-1]}")
+    if (fmt, name) in REFUSED:
+        with pytest.raises(ValueError, match="toctool: "):
+            [toc_layer(la.tar, fmt) for la in image.layers]
+        return
+    layers = [toc_layer(la.tar, fmt) for la in image.layers]
     fakereg.add("lazy", Image(layers), "1.0")
     fakereg.add("whole", Image([without_annotations(la) for la in layers]), "1.0")
     m = mount(f"{fakereg.url}", options="raw_links", keep=None)
@@ -499,13 +505,11 @@ def test_podmans_own_push(mount, registry28, tools, tmp_path, expected):
     short = tempfile.TemporaryDirectory(dir="/tmp", prefix="podman-")       # podman limits the length of its paths
     store = ["--root", f"{short.name}/root", "--runroot", f"{short.name}/run", "--storage-driver", "vfs"]
     image = subprocess.run(["podman", *store, "pull", "-q", f"oci:{tmp_path}/in:1.0"], capture_output=True, text=True)
-    if image.returncode:
-        pytest.skip(image.stderr.splitlines()[-1])
+    assert image.returncode == 0, image.stderr
     host = registry28.url.removeprefix("http://")
     p = subprocess.run(["podman", *store, "push", "--tls-verify=false", "--compression-format", "zstd:chunked", "--format", "oci",
                         image.stdout.split()[-1], f"{host}/podman/app:1.0"], capture_output=True, text=True)
-    if p.returncode:
-        pytest.skip(p.stderr.splitlines()[-1])
+    assert p.returncode == 0, p.stderr
     m = mount(f"{registry28.url}/podman", options="raw_links")
     doc = json.loads((m.path / "app/1.0/manifest.json").read_text())
     # podman 4.3 still writes the names that stargz uses
