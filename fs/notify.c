@@ -157,7 +157,6 @@ void notify_inval_node(struct notifier *n, uint64_t id)
 	notify(n, id, NULL);
 }
 
-/* Is everything up to that one sent, or will it never be? */
 errint_t notify_store(struct notifier *n, uint64_t id, void *data, size_t len)
 {
 	struct fuse_bufvec v = FUSE_BUFVEC_INIT(len);
@@ -166,6 +165,7 @@ errint_t notify_store(struct notifier *n, uint64_t id, void *data, size_t len)
 	return fuse_lowlevel_notify_store(n->se, id, 0, &v, 0);
 }
 
+/* Is everything up to that one sent, or will it never be? */
 static bool is_done(struct notifier *n, uint64_t ticket)
 {
 	LOCK_SCOPE(&n->lock);
