@@ -44,6 +44,8 @@ errint_t ca_store_new(const struct ca_opts *o, struct ca_store **ret, struct err
 struct ca_store *ca_store_free(struct ca_store *s);
 const char *ca_store_dir(const struct ca_store *s);
 void ca_store_usage(struct ca_store *s, uint64_t *ret_used, uint64_t *ret_max);
+/* The most bytes that it could hold if everything else in it went. */
+uint64_t ca_store_room(struct ca_store *s);
 
 /* Where the bytes of a blob come from.  Blocking, any thread; bytes [off, off + len) in order,
  * len 0 = to the end.  The sink's negative return aborts and is passed on. */
@@ -112,6 +114,23 @@ errint_t ca_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, 
  * blob is not what its TOC says, fetched twice: ca_layer_refuted. */
 errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
 			    struct cancel *c, struct err *e) _must_check_;
+
+/* ---- pieces: what of a layer's data is fetched, kept and evicted as a whole (spans, granules) --
+ *
+ * For who wants many of them here before anybody reads.  Numbered from 0 in the order of offsets. */
+uint32_t ca_layer_pieces(const struct ca_layer *l);
+struct ca_piece {
+	uint64_t off, len;	/* as in ca_layer_read */
+	uint64_t packed;	/* compressed bytes, about */
+};
+void ca_layer_piece(const struct ca_layer *l, uint32_t piece, struct ca_piece *ret);
+/* Which one holds the byte at off; ca_layer_pieces(l): none. */
+uint32_t ca_layer_piece_at(const struct ca_layer *l, uint64_t off);
+bool ca_layer_piece_here(struct ca_layer *l, uint32_t piece);
+/* Like ca_layer_fill_span for `first`, whether it is here or not.  The n - 1 behind it come with the
+ * same request, verified alike; they are kept if the disk takes them and all goes well, so look. */
+errint_t ca_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
+			   struct cancel *c, struct err *e) _must_check_;
 
 /* ---- layers that carry their own index: eStargz, zstd:chunked (layers.md 5.1, 5.2) -------------
  *

@@ -175,6 +175,15 @@ static errint_t no_room(struct ca_store *s, uint64_t n, struct err *e)
 		       (unsigned long long)s->min_free);
 }
 
+uint64_t ca_store_room(struct ca_store *s)
+{
+	int64_t room = disk_room(s);
+	uint64_t used;
+
+	ca_store_usage(s, &used, NULL);
+	return MIN_OF((uint64_t)MAX_OF((int64_t)MIN_OF(used, (uint64_t)INT64_MAX / 2) + room, 0), s->max_bytes);
+}
+
 uint64_t ca_slack(struct ca_store *s)
 {
 	LOCK_SCOPE(&s->lock);

@@ -42,6 +42,14 @@ errint_t toc_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len,
 errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const struct ca_source *src,
 				struct cancel *c, struct err *e) _must_check_;
 
+/* The object of a granule, and ca_layer_fill_run for such layers. */
+const char *toc_granule_key(const struct ca_layer *l, uint32_t granule, char out[static CA_KEY_MAX]);
+errint_t toc_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
+			    struct cancel *c, struct err *e) _must_check_;
+/* ca_layer_fill_run for streamed layers (layer_span.c). */
+errint_t layer_fill_spans(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
+			  struct cancel *c, struct err *e) _must_check_;
+
 /* -ENOENT: not here; -EBADMSG: it had the wrong length and was dropped. */
 errint_t layer_span_open(struct ca_layer *l, uint32_t span, struct ca_object **ret) _must_check_;
 

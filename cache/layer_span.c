@@ -5,8 +5,8 @@
  * behind it, through whole units.  Each unit's compressed bytes are hashed; nothing is published
  * before the hash of every unit that was read is right.  The span that was asked for is collected
  * in memory, so that it can stay there when the disk does not take it; other whole spans on the way
- * (there are some only where checkpoints are rare: one big zstd frame, a very large layer) are
- * stored as well.
+ * (those that were asked for along with it, or where checkpoints are rare: one big zstd frame, a
+ * very large layer) are stored as well.
  *
  * A source that gives wrong bytes is told so, and asked once more if it knows another place.
  *
@@ -110,6 +110,7 @@ void span_set_done(struct span_set *p)
 struct refill {
 	struct ca_layer *l;
 	uint64_t start, end;		/* of the span that is wanted, inflated */
+	uint64_t run_end;		/* of the last one that is asked for along with it */
 	uint32_t unit, unit_end;	/* the present one; one past the last */
 	uint64_t in;			/* place in the blob */
 	struct inflate *z;
@@ -213,7 +214,7 @@ static errint_t refill_in(void *ctx, const void *data, size_t len, struct err *e
 	return r;
 }
 
-/* From the last unit with a state at or before the span to the first that begins behind it. */
+/* From the last unit with a state at or before the span to the first that begins behind the run. */
 static void find_units(struct refill *f)
 {
 	const struct layer_file *file = &f->l->file;
@@ -229,7 +230,7 @@ static void find_units(struct refill *f)
 	}
 	while (!file->units[lo].has_state)
 		lo--;
-	while (hi < file->n_units && file->units[hi].out < f->end)
+	while (hi < file->n_units && file->units[hi].out < f->run_end)
 		hi++;
 	f->unit = lo;
 	f->unit_end = hi;
@@ -311,7 +312,7 @@ static errint_t refill(struct refill *f, uint32_t span, const struct ca_source *
 }
 
 /* *ret_wrong: it failed since the source gave wrong bytes. */
-static errint_t fill_once(struct ca_layer *l, uint32_t span, const struct ca_source *src,
+static errint_t fill_once(struct ca_layer *l, uint32_t span, uint32_t n, const struct ca_source *src,
 			  struct cancel *c, bool *ret_wrong, struct err *e)
 {
 	struct refill f = {
@@ -322,6 +323,7 @@ static errint_t fill_once(struct ca_layer *l, uint32_t span, const struct ca_sou
 	};
 
 	f.end = MIN_OF(f.start + CA_SPAN_BYTES, l->file.size);
+	f.run_end = MIN_OF(f.start + (uint64_t)n * CA_SPAN_BYTES, l->file.size);
 	span_set_init(&f.others, l->s, &l->digest);
 	errint_t r = refill(&f, span, src, e);
 	*ret_wrong = f.wrong;
@@ -332,11 +334,27 @@ static errint_t fill_once(struct ca_layer *l, uint32_t span, const struct ca_sou
 	return r;
 }
 
+errint_t layer_fill_spans(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
+			  struct cancel *c, struct err *e)
+{
+	bool wrong;
+
+	if (atomic_load(&l->condemned))
+		return dropped(l, e);
+	errint_t r = fill_once(l, first, n, src, c, &wrong, e);
+	if (r < 0 && wrong && src && src->bad && src->bad(src->ctx, &l->digest)) {
+		err_clear(e);
+		r = fill_once(l, first, n, src, c, &wrong, e);
+	}
+	if (r == 0)
+		stat_add(STAT_SPANS_REFILLED, n);
+	return r;
+}
+
 errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_source *src,
 			    struct cancel *c, struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
-	bool wrong;
 
 	if (l->toc)
 		return toc_layer_fill_granule(l, span, src, c, e);
@@ -344,14 +362,5 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 		return err_set(e, EINVAL, ERR_BUG, "layer %s has no span %u", l->key, span);
 	if (layer_span_open(l, span, &there) == 0) /* that it exists is not enough to read it */
 		return 0;
-	if (atomic_load(&l->condemned))
-		return dropped(l, e);
-	errint_t r = fill_once(l, span, src, c, &wrong, e);
-	if (r < 0 && wrong && src && src->bad && src->bad(src->ctx, &l->digest)) {
-		err_clear(e);
-		r = fill_once(l, span, src, c, &wrong, e);
-	}
-	if (r == 0)
-		stat_inc(STAT_SPANS_REFILLED);
-	return r;
+	return layer_fill_spans(l, span, 1, src, c, e);
 }

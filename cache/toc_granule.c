@@ -27,7 +27,7 @@
 
 /* ---- names and reading */
 
-static const char *granule_key(const struct ca_layer *l, uint32_t granule, char out[static CA_KEY_MAX])
+const char *toc_granule_key(const struct ca_layer *l, uint32_t granule, char out[static CA_KEY_MAX])
 {
 	(void)snprintf(out, CA_KEY_MAX, "%.120s-%u", l->key, granule);
 	return out;
@@ -42,7 +42,7 @@ static errint_t granule_open(struct ca_layer *l, uint32_t granule, struct ca_obj
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
-	errint_t r = ca_object_open(l->s, CA_SPAN, granule_key(l, granule, key), &o, NULL);
+	errint_t r = ca_object_open(l->s, CA_SPAN, toc_granule_key(l, granule, key), &o, NULL);
 
 	if (r < 0)
 		return r;
@@ -110,7 +110,7 @@ static errint_t publish(struct granule_fill *f, struct err *e)
 	char key[CA_KEY_MAX];
 	errint_t r;
 
-	(void)granule_key(f->l, f->granule, key);
+	(void)toc_granule_key(f->l, f->granule, key);
 	r = layer_object_put(f->l->s, CA_SPAN, key, f->data.data, f->data.len, e);
 	if (r < 0)
 		return r;
@@ -312,7 +312,7 @@ static uint32_t find_end(struct ca_layer *l, uint32_t granule)
 	n = MAX_OF(n, 1U);
 	while (end < l->toc->n_granules && end - granule < n &&
 	       l->toc->granules[end + 1].out - l->toc->granules[granule].out <= AHEAD_MAX * TOC_GRANULE_AIM &&
-	       !ca_object_exists(l->s, CA_SPAN, granule_key(l, end, key)))
+	       !ca_object_exists(l->s, CA_SPAN, toc_granule_key(l, end, key)))
 		end++;
 	atomic_store(&l->ahead, n);
 	atomic_store(&l->next_granule, end);
@@ -349,11 +349,23 @@ static errint_t attempts(struct granule_fill *f, const struct ca_source *src, st
 	return r;
 }
 
+static errint_t fill(struct ca_layer *l, uint32_t granule, uint32_t end, const struct ca_source *src,
+		     struct cancel *c, struct err *e)
+{
+	struct granule_fill f = { .l = l, .cancel = c, .wanted = granule, .end = end };
+	errint_t r = layer_gate_grow(&f.gate, granule_len(l, granule), c, e);
+
+	if (r == 0)
+		r = attempts(&f, src, e);
+	fill_reset(&f);
+	layer_gate_done(&f.gate);
+	return r;
+}
+
 errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const struct ca_source *src,
 				struct cancel *c, struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
-	struct granule_fill f = { .l = l, .cancel = c, .wanted = granule };
 
 	if (granule >= l->toc->n_granules)
 		return err_set(e, EINVAL, ERR_BUG, "layer %s has no part %u", l->key, granule);
@@ -361,11 +373,13 @@ errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const stru
 		return 0;
 	if (atomic_load(&l->refuted))
 		return refuted(l, e);
-	f.end = find_end(l, granule);
-	errint_t r = layer_gate_grow(&f.gate, granule_len(l, granule), c, e);
-	if (r == 0)
-		r = attempts(&f, src, e);
-	fill_reset(&f);
-	layer_gate_done(&f.gate);
-	return r;
+	return fill(l, granule, find_end(l, granule), src, c, e);
+}
+
+errint_t toc_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
+			    struct cancel *c, struct err *e)
+{
+	if (atomic_load(&l->refuted))
+		return refuted(l, e);
+	return fill(l, first, first + n, src, c, e);
 }

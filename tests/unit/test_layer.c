@@ -130,6 +130,75 @@ TEST(bad_ranges)
 	compare_all(&g);
 }
 
+static void run_of_pieces(enum how how)
+{
+	_cleanup_(rig_down) struct rig g = RIG;
+	struct ca_piece p;
+	uint64_t packed = 0, out = 0;
+	uint32_t n;
+
+	rig_up(&g, 60, 900000, how);
+	REQUIRE(rig_fill(&g));
+	n = ca_layer_pieces(g.l);
+	REQUIRE(n > 8);
+	for (uint32_t i = 0; i < n; i++) {
+		ca_layer_piece(g.l, i, &p);
+		CHECK_EQ_INT(p.off, out);
+		CHECK_EQ_INT(ca_layer_piece_at(g.l, p.off), i);
+		CHECK_EQ_INT(ca_layer_piece_at(g.l, p.off + p.len - 1), i);
+		CHECK(ca_layer_piece_here(g.l, i));
+		out += p.len;
+		packed += p.packed;
+	}
+	CHECK_EQ_INT(out, ca_layer_size(g.l));
+	CHECK_EQ_INT(packed, g.f.blob.len);
+	CHECK_EQ_INT(ca_layer_piece_at(g.l, out), n);
+	rig_drop_spans(&g);
+	g.f.calls = 0;
+	CHECK_OK(ca_layer_fill_run(g.l, 2, 5, &g.f.src, NULL, NULL));
+	CHECK_EQ_INT(g.f.calls, 1);
+	for (uint32_t i = 2; i < 7; i++)
+		CHECK(ca_layer_piece_here(g.l, i));
+	CHECK(!ca_layer_piece_here(g.l, 1));
+	CHECK_OK(ca_layer_fill_run(g.l, n - 1, 1000, &g.f.src, NULL, NULL));
+	CHECK(ca_layer_piece_here(g.l, n - 1));
+	CHECK_ERR(ca_layer_fill_run(g.l, n, 1, &g.f.src, NULL, NULL), -EINVAL);
+	compare_all(&g);
+}
+
+TEST(a_run_of_pieces_is_one_request)
+{
+	run_of_pieces(PLAIN);
+	run_of_pieces(GZIP);
+	run_of_pieces(ZSTD_MANY);
+}
+
+TEST(a_run_that_comes_damaged_leaves_nothing_wrong)
+{
+	_cleanup_(rig_down) struct rig g = RIG;
+
+	rig_up(&g, 40, 900000, GZIP);
+	REQUIRE(rig_fill(&g));
+	rig_drop_spans(&g);
+	g.f.flip = (int64_t)g.l->file.units[4].in + 1000;
+	CHECK_ERR(ca_layer_fill_run(g.l, 1, 6, &g.f.src, NULL, NULL), -EIO);
+	for (uint32_t i = 4; i < 7; i++)
+		CHECK(!ca_layer_piece_here(g.l, i));
+	g.f.flip = -1;
+	compare_all(&g);
+}
+
+TEST(how_much_a_store_can_hold)
+{
+	_cleanup_(rig_down) struct rig g = RIG;
+
+	make_tar(&g.tar, 4, 1000);
+	rig_open(&g, GZIP, 50u << 20);
+	CHECK_EQ_INT(ca_store_room(g.d.s), 50u << 20);
+	REQUIRE(rig_fill(&g));
+	CHECK_EQ_INT(ca_store_room(g.d.s), 50u << 20);
+}
+
 /* Another place is asked, and has the right bytes. */
 static bool ask_elsewhere(void *ctx, const struct digest *d)
 {
