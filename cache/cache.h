@@ -6,7 +6,7 @@
  * no registry: whoever wants a digest brings a ca_source that can produce its bytes.
  *
  * What it returns has been verified against its digest (or, for a span fetched again, against the
- * SHA-256 that was taken while the whole layer was being verified).  Nothing unverified is ever
+ * state that the layer's SHA-256 had there while the whole was being verified).  Nothing unverified is ever
  * published; nothing corrupt is ever returned: a damaged entry is dropped, counted, fetched again.
  *
  * Two kinds of calls.  *_get and *_read look at memory and local disk only, are quick, may run on

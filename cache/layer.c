@@ -46,7 +46,7 @@ const char *layer_key(const struct digest *d, char out[static CA_KEY_MAX])
 
 	(void)ca_digest_key(d, out);
 	n = strlen(out);
-	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u-%08x", TREE_RULES,
+	(void)snprintf(out + n, CA_KEY_MAX - n, "-%u-%u-%08x", TREE_RULES, LAYER_FORMAT,
 		       crc32_add(0, id, strlen(id)));
 	return out;
 }

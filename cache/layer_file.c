@@ -10,7 +10,7 @@
 
 #include "cache/le.h"
 
-static const char magic[8] = "RGFSLAY1";
+static const char magic[8] = "RGFSLAY2";
 
 /* Where the head's fields are. */
 enum {
@@ -25,7 +25,8 @@ enum {
 	AT_N_SPANS = 52,
 	AT_DIFF_ALG = 56,
 	AT_DIFF_RAW = 64,
-	AT_ZERO = 128,
+	AT_END = 128,
+	AT_ZERO = AT_END + DIGEST_MARK_BYTES,
 };
 
 /* Where a unit's fields are. */
@@ -35,7 +36,7 @@ enum {
 	AT_STATE_OFF = 16,
 	AT_STATE_LEN = 24,
 	AT_HAS_STATE = 28,
-	AT_SHA = 32
+	AT_MARK = 32
 };
 
 uint32_t layer_spans(uint64_t size)
@@ -57,7 +58,7 @@ static void put_unit(const struct layer_unit *u, uint8_t p[static LAYER_UNIT_BYT
 	le64_put(p + AT_STATE_OFF, u->state_off);
 	le32_put(p + AT_STATE_LEN, u->state_len);
 	le32_put(p + AT_HAS_STATE, u->has_state);
-	memcpy(p + AT_SHA, u->sha256, sizeof(u->sha256));
+	memcpy(p + AT_MARK, u->mark.raw, sizeof(u->mark.raw));
 }
 
 static void put_head(const struct layer_file *f, uint8_t p[static LAYER_HEAD_BYTES])
@@ -75,6 +76,7 @@ static void put_head(const struct layer_file *f, uint8_t p[static LAYER_HEAD_BYT
 	p[AT_DIFF_ALG] = f->diff_id.alg;
 	p[AT_DIFF_ALG + 1] = f->diff_id.len;
 	memcpy(p + AT_DIFF_RAW, f->diff_id.raw, DIGEST_RAW_MAX);
+	memcpy(p + AT_END, f->end.raw, sizeof(f->end.raw));
 }
 
 errint_t layer_file_finish(struct layer_file *f, const struct buf *states, struct buf *image)
@@ -133,6 +135,7 @@ static bool get_head(struct layer_file *f, const uint8_t p[static LAYER_HEAD_BYT
 	f->diff_id.alg = p[AT_DIFF_ALG];
 	f->diff_id.len = p[AT_DIFF_ALG + 1];
 	memcpy(f->diff_id.raw, p + AT_DIFF_RAW, DIGEST_RAW_MAX);
+	memcpy(f->end.raw, p + AT_END, sizeof(f->end.raw));
 	return diff_ok(&f->diff_id) && f->n_units >= 1 && f->n_units <= LAYER_UNITS_MAX &&
 	       f->size <= (uint64_t)LAYER_UNITS_MAX * CA_SPAN_BYTES &&
 	       f->n_spans == layer_spans(f->size) && f->tree_len <= LAYER_TREE_MAX &&
@@ -152,7 +155,7 @@ static bool get_unit(const struct layer_file *f, uint32_t i,
 	u->state_off = le64_get(p + AT_STATE_OFF);
 	u->state_len = le32_get(p + AT_STATE_LEN);
 	u->has_state = has_state == 1;
-	memcpy(u->sha256, p + AT_SHA, sizeof(u->sha256));
+	memcpy(u->mark.raw, p + AT_MARK, sizeof(u->mark.raw));
 	if (has_state > 1 || u->in > f->packed || u->out > f->size ||
 	    u->state_len > INFLATE_STATE_MAX || (!u->has_state && u->state_len) ||
 	    u->state_off > f->states_len || u->state_len > f->states_len - u->state_off)

@@ -9,14 +9,14 @@
  *
  * All numbers are little-endian.  A *unit* is the part of the stream from one checkpoint to the
  * next: it has its place on both sides, a state (its own, or none: then decoding starts at an
- * earlier one), and the SHA-256 of its compressed bytes.  That hash, taken while the whole blob was
- * verified, is what makes a part that is fetched again trustworthy; it is over the compressed side
- * because that is the smaller one, and sound because decoding is a function of these bytes and of
- * the state. The state is ours and lies in a checksummed object; the CRC-32 of each *span*
+ * earlier one), and a mark of the SHA-256 of the blob at its start (util/digest.h).  The marks at both
+ * ends, taken while the whole blob was verified, are what makes a part that is fetched again
+ * trustworthy; they are over the compressed side because that is the smaller one and is hashed anyway,
+ * and sound because decoding is a function of these bytes and of the state. The state is ours and lies in a checksummed object; the CRC-32 of each *span*
  * (CA_SPAN_BYTES of the inflated side, the piece that is kept and evicted) guards against all other
  * mistakes.
  *
- * Units and spans coincide for plain layers and for gzip with ISA-L.
+ * Units and spans coincide for plain layers, and for gzip with ISA-L.
  */
 #pragma once
 
@@ -29,8 +29,9 @@
 #include "util/buf.h"
 #include "util/digest.h"
 
-#define LAYER_UNIT_BYTES 64u
-#define LAYER_HEAD_BYTES 160u
+#define LAYER_FORMAT 2			/* of all this; part of the object's key */
+#define LAYER_UNIT_BYTES 128u
+#define LAYER_HEAD_BYTES 256u
 #define LAYER_UNITS_MAX (1u << 20)	/* 4 TiB */
 #define LAYER_TREE_MAX TREE_LAYER_BYTES_MAX
 #define LAYER_STATES_MAX (4u << 20)	/* memory of a running fill; then every other one goes */
@@ -41,7 +42,7 @@ struct layer_unit {
 	uint64_t state_off;
 	uint32_t state_len;	/* 0 with has_state: the start of a stream, member or frame */
 	bool has_state;
-	uint8_t sha256[32];
+	struct digest_mark mark;
 };
 
 struct layer_file {
@@ -50,6 +51,7 @@ struct layer_file {
 	uint64_t packed;	/* of the blob */
 	uint64_t tree_len, states_off, states_len;
 	struct digest diff_id;	/* alg 0: was not known */
+	struct digest_mark end;	/* of the whole blob */
 	uint32_t n_units, n_spans;
 	struct layer_unit *units;
 	uint32_t *crcs;

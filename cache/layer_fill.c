@@ -1,7 +1,7 @@
 /*
  * layer_fill.c - indexing a layer: everything that can be learned from streaming its blob once
  *
- *	source -> SHA of the blob, hash of the unit -> inflate -> SHA of the tar (diff id)
+ *	source -> SHA of the blob, marks of it at units -> inflate -> SHA of the tar (diff id)
  *		-> tar reader -> tree builder
  *		-> spans (temp files), CRC of each
  *		-> checkpoints
@@ -18,8 +18,8 @@
  * MiB), states (4 MiB), and what the layer chooses: zstd's window (128 MiB at most), tar headers
  * (TAR_META_MAX each) and the tree builder (TREE_LAYER_BYTES_MAX); layer_gate.h bounds the sum.
  *
- * Threads: the caller's, and where a core is likely to be idle a second one for the diff id, the
- * span CRCs and the writing (layer_side.h), which is about half of the work.
+ * Threads: the caller's, and where a core is likely to be idle a second one for the hashes, the span
+ * CRCs and the writing (layer_side.h), which is about 40 % of the work.
  */
 #include <string.h>
 
@@ -27,6 +27,7 @@
 #include "cache/layer_gate.h"
 #include "cache/layer_priv.h"
 #include "cache/layer_side.h"
+#include "cache/layer_sums.h"
 #include "cache/tar.h"
 #include "cache/toc_index.h"
 #include "cache/tree_write.h"
@@ -42,12 +43,13 @@ struct fill {
 	const struct digest *want, *want_diff;
 	uint64_t size, got;
 	struct cancel *cancel;
-	struct digest_ctx *sum, *diff, *unit_sum;
+	struct layer_sums sums;	/* the side's, see below */
+	struct digest_ctx *diff;
 	struct inflate *z;
 	struct tar_reader *tar;
 	struct tree_builder *tree;
 	struct side *side;	/* NULL: no second thread */
-	struct span_set spans;	/* these, diff and file.crcs: the side's until it has ended */
+	struct span_set spans;	/* these, sums, diff and file.crcs: the side's until it has ended */
 	bool no_memory;
 	struct layer_file file;
 	size_t cap_units, cap_crcs;
@@ -56,9 +58,10 @@ struct fill {
 	uint64_t next_point;	/* where the next checkpoint is due, inflated; 0: to be decided */
 	const uint8_t *cur;	/* what is being decoded; cur_off: its place in the blob */
 	uint64_t cur_off;
-	uint64_t unit_hashed;	/* so far the units' hashes have come */
+	uint64_t hashed;	/* so far the blob's hash has come */
 	uint8_t *block;
 	size_t block_len;
+	struct digest got_digest;
 	errint_t broken;	/* decoding has failed; why says how */
 	struct err why;
 	struct layer_gate gate;
@@ -67,24 +70,67 @@ struct fill {
 
 uint32_t layer_units_max = LAYER_UNITS_MAX;
 
-/* ---- units and checkpoints */
+/* ---- what another thread can do: it uses sums, diff, spans, crcs and no_memory only */
 
-/* The present unit's hash up to `to` in the blob. */
-static void hash_unit(struct fill *f, uint64_t to)
+enum { PACKED, MARK, INFLATED };
+
+static bool grow_crcs(struct fill *f, size_t span)
 {
-	digest_ctx_add(f->unit_sum, f->cur + (f->unit_hashed - f->cur_off),
-		       (size_t)(to - f->unit_hashed));
-	f->unit_hashed = to;
+	size_t cap = span * 2 + 64;
+	uint32_t *p = realloc(f->file.crcs, cap * sizeof(*p));
+
+	if (!p)
+		return false;
+	memset(p + f->cap_crcs, 0, (cap - f->cap_crcs) * sizeof(*p));
+	f->file.crcs = p;
+	f->cap_crcs = cap;
+	return true;
 }
 
-static void end_unit(struct fill *f)
+static void inflated_side(struct fill *f, uint64_t off, const void *data, size_t len)
 {
-	struct layer_unit *u = &f->file.units[f->file.n_units - 1];
-	struct digest d;
+	size_t span = (size_t)(off / CA_SPAN_BYTES);
 
-	digest_ctx_end(f->unit_sum, &d);
-	digest_ctx_reset(f->unit_sum);
-	memcpy(u->sha256, d.raw, sizeof(u->sha256));
+	if (f->diff)
+		digest_ctx_add(f->diff, data, len);
+	span_set_add(&f->spans, off, data, len);
+	if (span >= f->cap_crcs && !grow_crcs(f, span))
+		f->no_memory = true;
+	else
+		f->file.crcs[span] = crc32_add(f->file.crcs[span], data, len);
+}
+
+static void on_side(void *ctx, int what, uint64_t off, const void *data, size_t len)
+{
+	struct fill *f = ctx;
+
+	if (what == INFLATED)
+		inflated_side(f, off, data, len);
+	else if (what == PACKED)
+		layer_sums_add(&f->sums, data, len);
+	else
+		layer_sums_mark(&f->sums);
+}
+
+static void give(struct fill *f, int what, uint64_t off, const void *data, size_t len)
+{
+	if (f->side)
+		side_push(f->side, what, off, data, len);
+	else
+		on_side(f, what, off, data, len);
+}
+
+/* ---- units and checkpoints */
+
+/* Of what is being decoded, up to `to` in the blob. */
+static void hash_up_to(struct fill *f, uint64_t to)
+{
+	while (f->hashed < to) {
+		size_t n = (size_t)MIN_OF(to - f->hashed, (uint64_t)SIDE_PIECE_BYTES);
+
+		give(f, PACKED, 0, f->cur + (f->hashed - f->cur_off), n);
+		f->hashed += n;
+	}
 }
 
 static errint_t grow_units(struct fill *f, struct err *e)
@@ -145,8 +191,8 @@ static errint_t checkpoint(struct fill *f, struct err *e)
 	errint_t r = grow_units(f, e);
 	if (r < 0)
 		return r;
-	hash_unit(f, u.in);
-	end_unit(f);
+	hash_up_to(f, u.in);
+	give(f, MARK, 0, NULL, 0);
 	f->file.units[f->file.n_units++] = u;
 	f->next_point = point_after(f, u.out);
 	if (f->states.len > LAYER_STATES_MAX)
@@ -155,34 +201,6 @@ static errint_t checkpoint(struct fill *f, struct err *e)
 }
 
 /* ---- the inflated side */
-
-static bool grow_crcs(struct fill *f, size_t span)
-{
-	size_t cap = span * 2 + 64;
-	uint32_t *p = realloc(f->file.crcs, cap * sizeof(*p));
-
-	if (!p)
-		return false;
-	memset(p + f->cap_crcs, 0, (cap - f->cap_crcs) * sizeof(*p));
-	f->file.crcs = p;
-	f->cap_crcs = cap;
-	return true;
-}
-
-/* What can be done by another thread: uses diff, spans, crcs and no_memory only. */
-static void inflated_side(void *ctx, uint64_t off, const void *data, size_t len)
-{
-	struct fill *f = ctx;
-	size_t span = (size_t)(off / CA_SPAN_BYTES);
-
-	if (f->diff)
-		digest_ctx_add(f->diff, data, len);
-	span_set_add(&f->spans, off, data, len);
-	if (span >= f->cap_crcs && !grow_crcs(f, span))
-		f->no_memory = true;
-	else
-		f->file.crcs[span] = crc32_add(f->file.crcs[span], data, len);
-}
 
 static errint_t tar_entry(void *ctx, const struct tree_entry *en, struct err *e)
 {
@@ -215,11 +233,8 @@ static errint_t inflated(void *ctx, const void *data, size_t len, struct err *e)
 	if (r < 0)
 		return r;
 	if (!f->side && off == INFLATE_PIECE)	/* small layers are not worth a thread */
-		f->side = side_new(inflated_side, f);
-	if (f->side)
-		side_push(f->side, off, data, len);
-	else
-		inflated_side(f, off, data, len);
+		f->side = side_new(on_side, f);
+	give(f, INFLATED, off, data, len);
 	r = tar_reader_push(f->tar, data, len, e);
 	return r < 0 ? r : checkpoint(f, e);
 }
@@ -248,14 +263,14 @@ static errint_t decoded(struct fill *f, errint_t r, const struct err *why, struc
 static errint_t decode(struct fill *f, const uint8_t *p, size_t len, struct err *e)
 {
 	struct err why = { 0 };
+	errint_t r = 0;
 
-	if (f->broken)
-		return 0;
 	f->cur = p;
-	f->cur_off = f->unit_hashed;
-	errint_t r = decoded(f, inflate_push(f->z, p, len, &why), &why, e);
-	if (r == 0 && !f->broken)
-		hash_unit(f, f->cur_off + len);
+	f->cur_off = f->hashed;
+	if (!f->broken)
+		r = decoded(f, inflate_push(f->z, p, len, &why), &why, e);
+	if (r == 0)
+		hash_up_to(f, f->cur_off + len);
 	return r;
 }
 
@@ -285,7 +300,6 @@ static errint_t fill_sink(void *ctx, const void *data, size_t len, struct err *e
 	if (r < 0 || !len)
 		return r;
 	f->got += len;
-	digest_ctx_add(f->sum, data, len);
 	if (f->block_len + len > INPUT_BLOCK)
 		r = flush_block(f, e);
 	if (r < 0)
@@ -311,7 +325,8 @@ static errint_t end_streams(struct fill *f, struct err *e)
 		r = decoded(f, r, &why, e);
 	}
 	f->side = side_end(f->side);
-	return r == 0 && f->no_memory ? err_errno(e, ENOMEM, "indexing a layer") : r;
+	layer_sums_end(&f->sums, &f->got_digest);
+	return r == 0 && (f->no_memory || f->sums.no_memory) ? err_errno(e, ENOMEM, "indexing a layer") : r;
 }
 
 /* Is the blob what it should be?  Then: is the layer? */
@@ -322,8 +337,7 @@ static errint_t verify(struct fill *f, struct err *e)
 
 	if (f->got < f->size)
 		return integrity(f, "is shorter than its descriptor says", e);
-	digest_ctx_end(f->sum, &d);
-	if (!digest_eq(&d, f->want))
+	if (!digest_eq(&f->got_digest, f->want))
 		return integrity(f, "does not match its digest", e);
 	if (f->broken) {
 		int eno = f->broken == -EFBIG ? EFBIG : EIO;
@@ -340,6 +354,13 @@ static errint_t verify(struct fill *f, struct err *e)
 	return 0;
 }
 
+static void put_marks(struct fill *f)
+{
+	for (uint32_t i = 0; i < f->file.n_units; i++)
+		f->file.units[i].mark = f->sums.marks[i];
+	f->file.end = f->sums.marks[f->file.n_units];
+}
+
 static errint_t store(struct fill *f, struct ca_store *s, struct err *e)
 {
 	_cleanup_buf_ struct buf image = BUF_INIT(LAYER_TREE_MAX);
@@ -350,7 +371,7 @@ static errint_t store(struct fill *f, struct ca_store *s, struct err *e)
 	if (r < 0)
 		return r;
 	image.max = LAYER_IMAGE_MAX;
-	end_unit(f);
+	put_marks(f);
 	f->file.format = inflate_format(f->z);
 	f->file.size = inflate_out(f->z);
 	f->file.packed = f->size;
@@ -383,8 +404,6 @@ static errint_t run(struct fill *f, struct ca_store *s, const struct ca_source *
 
 static bool fill_init(struct fill *f, struct ca_store *s)
 {
-	f->sum = digest_ctx_new(f->want->alg);
-	f->unit_sum = digest_ctx_new(DIGEST_SHA256);
 	f->diff = f->want_diff ? digest_ctx_new(f->want_diff->alg) : NULL;
 	f->z = inflate_new(inflated, f);
 	f->tree = tree_builder_new();
@@ -393,11 +412,12 @@ static bool fill_init(struct fill *f, struct ca_store *s)
 	f->stride = 1;
 	buf_init(&f->states, LAYER_STATES_MAX + 2 * INFLATE_STATE_MAX);
 	span_set_init(&f->spans, s, f->want);
-	if (!f->sum || !f->unit_sum || (f->want_diff && !f->diff) || !f->z || !f->tar || !f->block)
+	if (!layer_sums_init(&f->sums, f->want->alg) || (f->want_diff && !f->diff) || !f->z || !f->tar || !f->block)
 		return false;
 	if (grow_units(f, NULL) < 0)
 		return false;
 	f->file.units[f->file.n_units++] = (struct layer_unit){ .has_state = true };
+	layer_sums_mark(&f->sums);
 	return true;
 }
 
@@ -412,8 +432,7 @@ static void fill_done(struct fill *f)
 	(void)tree_builder_free(f->tree);
 	(void)inflate_free(f->z);
 	(void)digest_ctx_free(f->diff);
-	(void)digest_ctx_free(f->unit_sum);
-	(void)digest_ctx_free(f->sum);
+	layer_sums_done(&f->sums);
 	layer_gate_done(&f->gate);
 }
 

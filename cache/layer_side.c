@@ -16,6 +16,7 @@
 #include "util/cleanup.h"
 
 struct slot {
+	int what;
 	uint64_t off;
 	size_t len;
 	uint8_t data[SIDE_PIECE_BYTES];
@@ -49,7 +50,7 @@ static void *side_main(void *arg)
 	struct slot *p;
 
 	while ((p = next(s))) {
-		s->fn(s->ctx, p->off, p->data, p->len);
+		s->fn(s->ctx, p->what, p->off, p->data, p->len);
 		LOCK_SCOPE(&s->lock);
 		s->done++;
 		(void)pthread_cond_signal(&s->changed);
@@ -99,7 +100,7 @@ struct side *side_new(side_fn fn, void *ctx)
 	return NULL;
 }
 
-void side_push(struct side *s, uint64_t off, const void *data, size_t len)
+void side_push(struct side *s, int what, uint64_t off, const void *data, size_t len)
 {
 	struct slot *p;
 
@@ -109,9 +110,11 @@ void side_push(struct side *s, uint64_t off, const void *data, size_t len)
 			(void)pthread_cond_wait(&s->changed, &s->lock);
 		p = &s->slots[s->given % SIDE_PIECES];
 	}
+	p->what = what;
 	p->off = off;
 	p->len = len;
-	memcpy(p->data, data, len);
+	if (len)
+		memcpy(p->data, data, len);
 	LOCK_SCOPE(&s->lock);
 	s->given++;
 	(void)pthread_cond_signal(&s->changed);

@@ -13,10 +13,12 @@
 #define SIDE_PIECES 4			/* of SIDE_PIECE_BYTES each */
 #define SIDE_PIECE_BYTES (256u << 10)
 
-typedef void (*side_fn)(void *ctx, uint64_t off, const void *data, size_t len);
+/* `what` and `off` are the caller's. */
+typedef void (*side_fn)(void *ctx, int what, uint64_t off, const void *data, size_t len);
 
 struct side;
 struct side *side_new(side_fn fn, void *ctx);
-void side_push(struct side *s, uint64_t off, const void *data, size_t len); /* waits for room */
+/* At most SIDE_PIECE_BYTES; waits for room. */
+void side_push(struct side *s, int what, uint64_t off, const void *data, size_t len);
 /* Handles what is queued, ends the thread, frees; what fn wrote can be read now.  Accepts NULL. */
 struct side *side_end(struct side *s);

@@ -2,8 +2,8 @@
  * layer_span.c - spans: storing them, and fetching one again
  *
  * To fill a span, decoding starts at the last checkpoint before it and goes on to the first one
- * behind it, through whole units.  Each unit's compressed bytes are hashed; nothing is published
- * before the hash of every unit that was read is right.  The span that was asked for is collected
+ * behind it, through whole units.  The blob's hash is gone on with from the first one's mark; nothing
+ * is published before it has come to the mark at the end of every unit that was read.  The span that was asked for is collected
  * in memory, so that it can stay there when the disk does not take it; other whole spans on the way
  * (those that were asked for along with it, or where checkpoints are rare: one big zstd frame, a
  * very large layer) are stored as well.
@@ -114,7 +114,7 @@ struct refill {
 	uint32_t unit, unit_end;	/* the present one; one past the last */
 	uint64_t in;			/* place in the blob */
 	struct inflate *z;
-	struct digest_ctx *sum;		/* of the present unit's compressed bytes */
+	struct digest_ctx *sum;		/* of the blob, gone on with from the first unit's mark */
 	struct cancel *cancel;
 	struct span_set others;
 	struct buf data;		/* the span */
@@ -174,18 +174,22 @@ static errint_t decode(struct refill *f, const void *data, size_t len, struct er
 	return 0;
 }
 
+/* What the hash has to have come to behind a unit. */
+static const struct digest_mark *unit_mark(const struct layer_file *f, uint32_t unit)
+{
+	return unit + 1 < f->n_units ? &f->units[unit + 1].mark : &f->end;
+}
+
 /* Checks the units that end here. */
 static errint_t finish_units(struct refill *f, struct err *e)
 {
 	const struct layer_file *file = &f->l->file;
 
 	while (f->unit < f->unit_end && f->in == unit_limit(file, f->unit)) {
-		struct digest d;
+		struct digest_mark m;
 
-		digest_ctx_end(f->sum, &d);
-		digest_ctx_reset(f->sum);
-		if (memcmp(d.raw, file->units[f->unit].sha256,
-			   sizeof(file->units[f->unit].sha256)) != 0)
+		digest_ctx_mark(f->sum, &m);
+		if (memcmp(&m, unit_mark(file, f->unit), sizeof(m)) != 0)
 			return not_as_before(f, "does not match its hash", e);
 		f->unit++;
 	}
@@ -235,6 +239,7 @@ static void find_units(struct refill *f)
 	f->unit = lo;
 	f->unit_end = hi;
 	f->in = file->units[lo].in;
+	digest_ctx_resume(f->sum, &file->units[lo].mark, f->in);
 }
 
 static errint_t open_state(struct refill *f, struct err *e)

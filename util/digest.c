@@ -4,10 +4,15 @@
  * The algorithms are fetched from OpenSSL once per process (an implicit fetch per hash costs more
  * than hashing a small manifest), and one-shot hashing keeps a context per thread, so that we
  * allocate nothing per call.  (OpenSSL 3.0 itself renews about 100 bytes of state at every init.)
+ *
+ * Contexts of SHA-256 use the low-level functions, the only ones that let their state be seen.
+ * OpenSSL calls them deprecated, for the providers' sake; their code is the same.
  */
 #include "util/digest.h"
 
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/evp.h>
+#include <openssl/sha.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -152,7 +157,8 @@ bool digest_eq(const struct digest *a, const struct digest *b)
 /* ---- hashing ---- */
 
 struct digest_ctx {
-	EVP_MD_CTX *evp;
+	EVP_MD_CTX *evp;	/* not of SHA-256 */
+	SHA256_CTX sha256;
 	enum digest_alg alg;
 	bool failed; /* sticky until reset; digest_ctx_end then gives an unset digest */
 };
@@ -224,8 +230,7 @@ struct digest_ctx *digest_ctx_new(enum digest_alg alg)
 	if (!c)
 		return NULL;
 	c->alg = alg;
-	c->evp = EVP_MD_CTX_new();
-	if (!c->evp)
+	if (alg != DIGEST_SHA256 && !(c->evp = EVP_MD_CTX_new()))
 		return NULL;
 	digest_ctx_reset(c);
 	return steal_ptr(&c);
@@ -233,23 +238,39 @@ struct digest_ctx *digest_ctx_new(enum digest_alg alg)
 
 void digest_ctx_reset(struct digest_ctx *c)
 {
-	const EVP_MD *md = md_of(c->alg);
+	if (c->evp) {
+		const EVP_MD *md = md_of(c->alg);
 
-	c->failed = !md || EVP_DigestInit_ex2(c->evp, md, NULL) != 1;
+		c->failed = !md || EVP_DigestInit_ex2(c->evp, md, NULL) != 1;
+	} else {
+		c->failed = SHA256_Init(&c->sha256) != 1;
+	}
 }
 
 void digest_ctx_add(struct digest_ctx *c, const void *data, size_t len)
 {
-	if (!c->failed && EVP_DigestUpdate(c->evp, data, len) != 1)
+	int r = 1;
+
+	if (!c->failed)
+		r = c->evp ? EVP_DigestUpdate(c->evp, data, len) : SHA256_Update(&c->sha256, data, len);
+	if (r != 1)
 		c->failed = true;
 }
 
 void digest_ctx_end(struct digest_ctx *c, struct digest *ret)
 {
 	*ret = (struct digest){ 0 };
-	if (!c->failed)
-		(void)finish(c->evp, c->alg, ret);
+	if (c->failed)
+		return;
 	c->failed = true; /* until the next reset */
+	if (c->evp) {
+		(void)finish(c->evp, c->alg, ret);
+		return;
+	}
+	ret->alg = DIGEST_SHA256;
+	ret->len = SHA256_DIGEST_LENGTH;
+	if (SHA256_Final(ret->raw, &c->sha256) != 1)
+		*ret = (struct digest){ 0 };
 }
 
 struct digest_ctx *digest_ctx_free(struct digest_ctx *c)
@@ -258,6 +279,36 @@ struct digest_ctx *digest_ctx_free(struct digest_ctx *c)
 		EVP_MD_CTX_free(c->evp);
 	free(c);
 	return NULL;
+}
+
+/* ---- marks: the eight words of the state, big-endian, then the bytes of the block that is not full ---- */
+
+#define MARK_WORDS 8
+#define MARK_REST (4 * MARK_WORDS)
+
+_Static_assert(MARK_REST + SHA256_CBLOCK == DIGEST_MARK_BYTES, "a state and a block");
+
+void digest_ctx_mark(const struct digest_ctx *c, struct digest_mark *ret)
+{
+	*ret = (struct digest_mark){ 0 };
+	for (size_t i = 0; i < MARK_WORDS; i++)
+		for (size_t k = 0; k < 4; k++)
+			ret->raw[4 * i + k] = (uint8_t)(c->sha256.h[i] >> (24 - 8 * k));
+	memcpy(ret->raw + MARK_REST, c->sha256.data, c->sha256.num);
+}
+
+void digest_ctx_resume(struct digest_ctx *c, const struct digest_mark *m, uint64_t len)
+{
+	digest_ctx_reset(c);
+	for (size_t i = 0; i < MARK_WORDS; i++) {
+		c->sha256.h[i] = 0;
+		for (size_t k = 0; k < 4; k++)
+			c->sha256.h[i] = c->sha256.h[i] << 8 | m->raw[4 * i + k];
+	}
+	c->sha256.Nl = (SHA_LONG)(len << 3);
+	c->sha256.Nh = (SHA_LONG)(len >> 29);
+	c->sha256.num = (unsigned)(len % SHA256_CBLOCK);
+	memcpy(c->sha256.data, m->raw + MARK_REST, c->sha256.num);
 }
 
 /* ---- base64 ---- */

@@ -47,6 +47,18 @@ void digest_ctx_end(struct digest_ctx *c, struct digest *ret);
 struct digest_ctx *digest_ctx_free(struct digest_ctx *c);
 DEFINE_CLEANUP(struct digest_ctx *, digest_ctx_free)
 
+/* How far a SHA-256 has come: it can be gone on with from there, and two ways to a place be compared.
+ * Who goes on from a mark of his own and comes to an expected one over as many bytes has seen the
+ * bytes that were expected: finding others is finding a collision.  So one hash over a whole vouches
+ * for each part of it, too. */
+#define DIGEST_MARK_BYTES 96
+struct digest_mark {
+	uint8_t raw[DIGEST_MARK_BYTES];	/* can be kept; the same on all machines */
+};
+/* Contexts of SHA-256 only. */
+void digest_ctx_mark(const struct digest_ctx *c, struct digest_mark *ret);
+void digest_ctx_resume(struct digest_ctx *c, const struct digest_mark *m, uint64_t len);	/* after len bytes */
+
 /* Base64 (RFC 4648, padding optional on input).  Decode returns the length or -EINVAL; out must
  * hold len / 4 * 3 + 3 bytes.  Encode writes a NUL and needs (len + 2) / 3 * 4 + 1 bytes. */
 long base64_decode(const char *s, size_t len, void *out);

@@ -341,6 +341,62 @@ TEST(digest_incremental)
 	CHECK_EQ_INT(inc.alg, DIGEST_UNSET);
 }
 
+/* Wherever a hash is stopped and gone on with, also in the middle of a block of 64 bytes. */
+TEST(digest_goes_on_from_a_mark)
+{
+	static const size_t at[] = { 0, 1, 63, 64, 65, 127, 128, 200, 256 };
+	_cleanup_(digest_ctx_freep) struct digest_ctx *a = digest_ctx_new(DIGEST_SHA256);
+	_cleanup_(digest_ctx_freep) struct digest_ctx *b = digest_ctx_new(DIGEST_SHA256);
+	struct digest_mark half, end, again;
+	struct digest one, d;
+	uint8_t data[256];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 7);
+	digest_of(DIGEST_SHA256, data, sizeof(data), &one);
+	for (size_t i = 0; i < ARRAY_SIZE(at); i++) {
+		digest_ctx_reset(a);
+		digest_ctx_add(a, data, at[i]);
+		digest_ctx_mark(a, &half);
+		digest_ctx_add(a, data + at[i], sizeof(data) - at[i]);
+		digest_ctx_mark(a, &end);
+
+		digest_ctx_resume(b, &half, at[i]);
+		digest_ctx_add(b, data + at[i], sizeof(data) - at[i]);
+		digest_ctx_mark(b, &again);
+		CHECK(memcmp(&end, &again, sizeof(end)) == 0);
+		digest_ctx_end(b, &d);
+		CHECK(digest_eq(&d, &one));
+
+		if (at[i] == sizeof(data))
+			continue;
+		data[at[i]] ^= 1;	/* other bytes, another mark */
+		digest_ctx_resume(b, &half, at[i]);
+		digest_ctx_add(b, data + at[i], sizeof(data) - at[i]);
+		digest_ctx_mark(b, &again);
+		data[at[i]] ^= 1;
+		CHECK(memcmp(&end, &again, sizeof(end)) != 0);
+	}
+}
+
+/* The length counts too: 2^32 bits and more. */
+TEST(digest_goes_on_after_half_a_gibibyte)
+{
+	_cleanup_(digest_ctx_freep) struct digest_ctx *a = digest_ctx_new(DIGEST_SHA256);
+	_cleanup_(digest_ctx_freep) struct digest_ctx *b = digest_ctx_new(DIGEST_SHA256);
+	static uint8_t zeros[1u << 20];
+	struct digest_mark m;
+	struct digest x, y;
+
+	for (int i = 0; i < 513; i++)
+		digest_ctx_add(a, zeros, sizeof(zeros));
+	digest_ctx_mark(a, &m);
+	digest_ctx_resume(b, &m, 513ULL << 20);
+	digest_ctx_end(a, &x);
+	digest_ctx_end(b, &y);
+	CHECK(digest_eq(&x, &y));
+}
+
 static errint_t parse_digest(const char *s)
 {
 	struct digest d;
