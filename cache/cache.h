@@ -102,7 +102,10 @@ errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size
 struct ca_layer *ca_layer_ref(struct ca_layer *l);
 struct ca_layer *ca_layer_unref(struct ca_layer *l);
 DEFINE_CLEANUP(struct ca_layer *, ca_layer_unref)
-struct tree *ca_layer_tree(struct ca_layer *l);		/* borrowed */
+/* A reference.  Read when it is first asked for, and again after ca_tree_build has let go of it.
+ * -EBADMSG: it was damaged and has been dropped; release l, get and fill the layer again. */
+errint_t ca_layer_tree(struct ca_layer *l, struct tree **ret, struct err *e) _must_check_;
+bool ca_layer_is_condemned(const struct ca_layer *l);	/* something has said -EBADMSG about it */
 uint64_t ca_layer_size(const struct ca_layer *l);	/* of the uncompressed tar */
 /* Reads from the uncompressed tar (or, from CA_TOC_DATA on, from the chunks), at most up to the end
  * of the span that holds off; *ret_n says how much.  -ENODATA: span *ret_span has to be filled first
@@ -171,7 +174,7 @@ struct ca_twin {
 	bool zeros;		/* a hole of len bytes there; off means nothing */
 };
 /* What lies at a data offset of l, a layer with a TOC, as the streamed layer has it: the same path,
- * of the same size.  -EIO (INTEGRITY): there is no such file. */
+ * of the same size.  -EIO (INTEGRITY): there is no such file, or a tree was damaged. */
 errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *streamed,
 		       struct ca_twin *ret, struct err *e) _must_check_;
 
@@ -179,7 +182,8 @@ errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *stream
 /* lazy: n flags, which layers of the image are read by their TOC (NULL: none): data offsets differ. */
 errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const bool *lazy, size_t n,
 		     struct tree **ret, struct err *e) _must_check_;
-/* Merges and keeps; local work only, but can take long for huge images: run it on a pool. */
+/* Merges and keeps; local work only, but can take long for huge images: run it on a pool.  The layers'
+ * own trees leave memory unless somebody else has them.  -EBADMSG: one of the layers is condemned. */
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
 		       size_t n, struct tree **ret, struct cancel *c, struct err *e) _must_check_;
 

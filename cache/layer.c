@@ -2,8 +2,9 @@
  * layer.c - open layers: one object per digest, its tree, and reads of the uncompressed tar
  *
  * An open layer holds the object of kind CA_LAYER (for the checkpoint states, which are read when a
- * span is filled again), the tree, and the tables of units and spans.  The bytes of the tar
- * are in objects of kind CA_SPAN; who misses one is told which.
+ * span is filled again) and the tables of units and spans.  The bytes of the tar are in objects of
+ * kind CA_SPAN; who misses one is told which.  The tree is read when somebody asks for it: reading
+ * files of a merged tree takes none, and when a merged tree has been made the trees of its layers go.
  *
  * The spans that were filled last are kept open for a while (a small ring, the same lock): whoever
  * waited for one comes back for it a little later, and meanwhile others may fill so many that it
@@ -218,6 +219,7 @@ static void layer_free(struct ca_layer *l)
 	if (l->toc)
 		toc_file_done(l->toc);
 	free(l->toc);
+	(void)pthread_mutex_destroy(&l->tree_lock);
 	free(l);
 }
 
@@ -254,19 +256,9 @@ static errint_t object_read(void *ctx, uint64_t off, void *dst, size_t len, stru
 static errint_t load(struct ca_layer *l, struct err *e)
 {
 	uint64_t len = ca_object_len(l->object);
-	errint_t r = ca_object_verify(l->object, e);
 
-	if (r < 0)
-		return r;
-	r = l->toc ? toc_file_load(l->toc, len, object_read, l->object, e) :
-		     layer_file_load(&l->file, len, object_read, l->object, e);
-	if (r < 0)
-		return r;
-	int fd = ca_object_fd(l->object);
-	if (fd < 0)
-		return err_errno(e, ENOMEM, "reading the tree of a layer");
-	len = l->toc ? l->toc->tree_len : l->file.tree_len;
-	return tree_open_fd(fd, (size_t)len, &l->tree, e);
+	return l->toc ? toc_file_load(l->toc, len, object_read, l->object, e) :
+			layer_file_load(&l->file, len, object_read, l->object, e);
 }
 
 static errint_t layer_open(struct ca_store *s, const struct digest *d, const char *key, bool toc,
@@ -279,6 +271,7 @@ static errint_t layer_open(struct ca_store *s, const struct digest *d, const cha
 	_cleanup_(ca_layer_unrefp) struct ca_layer *guard = l;
 	l->s = s;
 	l->refs = 1;
+	(void)pthread_mutex_init(&l->tree_lock, NULL);
 	if (toc && !(l->toc = calloc(1, sizeof(*l->toc))))
 		return err_errno(e, ENOMEM, "opening a layer");
 	l->digest = *d;
@@ -363,10 +356,51 @@ bool ca_layer_refuted(const struct ca_layer *l)
 	return atomic_load(&l->refuted);
 }
 
-struct tree *ca_layer_tree(struct ca_layer *l)
+bool ca_layer_is_condemned(const struct ca_layer *l)
 {
-	return l->tree;
+	return atomic_load(&l->condemned);
 }
+
+/* ---- its tree */
+
+static errint_t read_tree(struct ca_layer *l, struct tree **ret, struct err *e)
+{
+	uint64_t len = l->toc ? l->toc->tree_len : l->file.tree_len;
+	errint_t r = ca_object_verify(l->object, e);
+	int fd;
+
+	if (r < 0)
+		return r;
+	fd = ca_object_fd(l->object);
+	if (fd < 0)
+		return err_errno(e, ENOMEM, "reading the tree of a layer");
+	return tree_open_fd(fd, (size_t)len, ret, e);
+}
+
+errint_t ca_layer_tree(struct ca_layer *l, struct tree **ret, struct err *e)
+{
+	errint_t r = 0;
+
+	{
+		LOCK_SCOPE(&l->tree_lock);
+		if (!l->tree)
+			r = read_tree(l, &l->tree, e);
+		if (r == 0)
+			*ret = tree_ref(l->tree);
+	}
+	if (r != -EBADMSG)
+		return r;
+	layer_condemn(l);
+	return err_set(e, EBADMSG, ERR_INTEGRITY, "the index of layer %s was damaged in the cache", l->key);
+}
+
+void layer_let_go_of_tree(struct ca_layer *l)
+{
+	LOCK_SCOPE(&l->tree_lock);
+	l->tree = tree_unref(l->tree);
+}
+
+/* ---- */
 
 uint64_t ca_layer_size(const struct ca_layer *l)
 {

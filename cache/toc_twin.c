@@ -55,21 +55,34 @@ static void place(const struct tree *t, uint32_t n, const struct tree_attr *a, u
 	}
 }
 
-errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *streamed, struct ca_twin *ret,
-		       struct err *e)
+static errint_t find_twin(const struct tree *t, uint64_t off, const struct tree *streamed, struct ca_twin *ret,
+			  struct err *e)
 {
 	_cleanup_buf_ struct buf path = BUF_INIT(TREE_PATH_MAX);
 	struct tree_attr a, b;
 	uint64_t at;
-	uint32_t n = find_file(l->tree, off, &a, &at), m = TREE_NONE;
+	uint32_t n = find_file(t, off, &a, &at), m = TREE_NONE;
 
-	if (n != TREE_NONE && tree_path(l->tree, n, &path) == 0)
-		m = tree_lookup_path(streamed->tree, buf_str(&path), path.len);
+	if (n != TREE_NONE && tree_path(t, n, &path) == 0)
+		m = tree_lookup_path(streamed, buf_str(&path), path.len);
 	if (m != TREE_NONE)
-		tree_get(streamed->tree, m, &b);
+		tree_get(streamed, m, &b);
 	if (m == TREE_NONE || b.type != TREE_REG || b.size != a.size)
 		return err_set(e, EIO, ERR_INTEGRITY, "the layer's table of contents is wrong: the layer itself has "
 			       "no such file \"%.150s\"", buf_str(&path));
-	place(streamed->tree, b.ino, &b, at, ret);
+	place(streamed, b.ino, &b, at, ret);
 	return 0;
+}
+
+errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *streamed, struct ca_twin *ret,
+		       struct err *e)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL, *u = NULL;
+	errint_t r = ca_layer_tree(l, &t, e);
+
+	if (r == 0)
+		r = ca_layer_tree(streamed, &u, e);
+	if (r == 0)
+		r = find_twin(t, off, u, ret, e);
+	return r == -EBADMSG ? -EIO : r;
 }

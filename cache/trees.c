@@ -55,17 +55,22 @@ static errint_t merge(struct ca_layer *const *layers, size_t n, struct buf *imag
 	_cleanup_free_ struct tree **trees = calloc(n + 1, sizeof(*trees));
 	_cleanup_(layer_gate_done) struct layer_gate gate = { 0 };
 	uint64_t bytes = 0;
+	size_t have = 0;
+	errint_t r = 0;
 
 	if (!trees)
 		return err_errno(e, ENOMEM, "merging layers");
-	for (size_t i = 0; i < n; i++)
-		trees[i] = ca_layer_tree(layers[i]);
-	for (size_t i = 0; i < n; i++)
+	for (; r == 0 && have < n; have += r == 0)
+		r = ca_layer_tree(layers[have], &trees[have], e);
+	for (size_t i = 0; i < have; i++)
 		bytes += (uint64_t)tree_count(trees[i]) * sizeof(struct tree_node);
-
-	errint_t r = layer_gate_grow(&gate, bytes, c, e);
-
-	return r < 0 ? r : tree_merge(trees, n, image, c, e);
+	if (r == 0)
+		r = layer_gate_grow(&gate, bytes, c, e);
+	if (r == 0)
+		r = tree_merge(trees, n, image, c, e);
+	while (have > 0)
+		(void)tree_unref(trees[--have]);
+	return r;
 }
 
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
@@ -80,8 +85,10 @@ errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		lazy[i] = layers[i]->toc != NULL;
+		layer_let_go_of_tree(layers[i]);
+	}
 	r = ca_object_put(s, CA_TREE, tree_key(manifest, lazy, n, key), image.data, image.len, NULL);
 	if (r == 0 && ca_tree_get(s, manifest, lazy, n, ret, NULL) == 0)
 		return 0;

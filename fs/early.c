@@ -194,12 +194,12 @@ static errint_t look_up(struct early *e, uint32_t sub, const char *name, size_t 
 
 /* ---- layers ---- */
 
-static errint_t take_layer(struct early *e, size_t known, struct ca_layer *l)
+static errint_t take_layer(struct early *e, size_t known, struct tree *t)
 {
 	LOCK_SCOPE(&e->lock);
 	if (!e->stack || tree_stack_known(e->stack) != known)
 		return 0;	/* somebody else was faster */
-	return tree_stack_push(e->stack, ca_layer_tree(l));
+	return tree_stack_push(e->stack, t);
 }
 
 /* Takes the next layer in, or wants it and as many more as is sensible. */
@@ -210,10 +210,12 @@ static errint_t next_layer(struct op *op, struct early *e, struct image *img, si
 
 	for (size_t i = 0; i < more && known + i < n; i++) {
 		_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
-		errint_t r = need_layer(op, img, n - 1 - known - i, &l);
+		_cleanup_(tree_unrefp) struct tree *t = NULL;
+		size_t layer = n - 1 - known - i;
+		errint_t r = i == 0 ? need_layer_tree(op, img, layer, &t) : need_layer(op, img, layer, &l);
 
 		if (i == 0 && r == 0)
-			return take_layer(e, known, l);
+			return take_layer(e, known, t);
 		if (i == 0)
 			first = r;
 		if (r < 0 && r != -EINPROGRESS)

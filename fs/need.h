@@ -47,8 +47,9 @@ errint_t need_bytes(struct op *op, struct image *img, const struct oci_descripto
 /* Any blob, for reading at offsets. */
 errint_t need_blob(struct op *op, struct image *img, const struct oci_descriptor *d, struct ca_blob **ret) _must_check_;
 errint_t need_config(struct op *op, struct image *img, struct oci_config **ret) _must_check_; /* oci_config_free */
-/* A layer's table of contents; layer = index into img->m->layers. */
+/* A layer, and its tree; layer = index into img->m->layers. */
 errint_t need_layer(struct op *op, struct image *img, size_t layer, struct ca_layer **ret) _must_check_;
+errint_t need_layer_tree(struct op *op, struct image *img, size_t layer, struct tree **ret) _must_check_;
 /* The merged tree and its layers (all of them are opened and pinned on the op). */
 errint_t need_tree(struct op *op, struct image *img, struct tree **ret) _must_check_;
 /* The same when it is in memory or on disk; nothing is wanted.  -ENOENT: it is not. */

@@ -297,6 +297,22 @@ errint_t need_layer(struct op *op, struct image *img, size_t layer, struct ca_la
 	return open_layer(op, img, layer, ret);
 }
 
+errint_t need_layer_tree(struct op *op, struct image *img, size_t layer, struct tree **ret)
+{
+	for (;;) {
+		_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
+		errint_t r = open_layer(op, img, layer, &l);
+
+		if (r == 0)
+			r = ca_layer_tree(l, ret, &op->err);
+		if (r != -EBADMSG)
+			return r;
+		if (!drop_layer(img, l))
+			return err_set(&op->err, EIO, ERR_INTEGRITY, "its index is damaged in the cache again and again");
+		err_clear(&op->err);
+	}
+}
+
 /* Two flavours of a layer have spans of the same numbers. */
 static const char *span_word(const struct ca_layer *l)
 {
@@ -399,6 +415,11 @@ static errint_t build_tree(struct fs *fs, void *arg, struct cancel *c, struct er
 	/* One that was condemned meanwhile: the handler looks again and wants it. */
 	if (r == 0 && n == img->m->n_layers)
 		r = ca_tree_build(fs->cache, &img->digest, layers, n, &t, c, e);
+	for (size_t i = 0; r == -EBADMSG && i < n; i++)
+		if (ca_layer_is_condemned(layers[i]) && drop_layer(img, layers[i]))
+			r = 0;
+	if (r == -EBADMSG)
+		r = err_set(e, EIO, ERR_INTEGRITY, "the index of a layer is damaged in the cache again and again");
 	if (t)
 		site_tree_put(a->site, &img->digest, t);
 	while (n > 0)

@@ -21,17 +21,11 @@
 static errint_t find_tree(struct op *op, struct image_at *at, struct tree **ret)
 {
 	_cleanup_(image_unrefp) struct image *img = NULL;
-	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
 	errint_t r = image_at_need(op, at, &img);
 
 	if (r < 0)
 		return r;
-	if (at->merged)
-		return need_tree(op, img, ret);
-	r = need_layer(op, img, at->layer, &l);
-	if (r == 0)
-		*ret = tree_ref(ca_layer_tree(l));
-	return r;
+	return at->merged ? need_tree(op, img, ret) : need_layer_tree(op, img, at->layer, ret);
 }
 
 /* The tree has come: what was answered before is now part of it, and directories know their links. */

@@ -373,12 +373,21 @@ static _unused_ void compare_random(struct rig *g, unsigned times)
 	}
 }
 
+static _unused_ uint32_t count_nodes(struct ca_layer *l)
+{
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+
+	CHECK_OK(ca_layer_tree(l, &t, NULL));
+	return t ? tree_count(t) : 0;
+}
+
 static _unused_ void compare_files(struct rig *g, size_t files, size_t each)
 {
 	_cleanup_free_ char *want = malloc(each + 1), *got = malloc(each + 1);
-	struct tree *t = ca_layer_tree(g->l);
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
 	char name[64];
 
+	REQUIRE(ca_layer_tree(g->l, &t, NULL) == 0);
 	CHECK_EQ_INT(tree_count(t), files + 3);
 	for (size_t i = 0; i < files; i++) {
 		struct tree_attr a;

@@ -64,7 +64,7 @@ TEST(empty_layers)
 			(void)buf_add(&g.tar, (char[1024]){ 0 }, 1024);
 		rig_open(&g, i < ARRAY_SIZE(hows) ? hows[i] : PLAIN, 0);
 		REQUIRE(rig_fill(&g));
-		CHECK_EQ_INT(tree_count(ca_layer_tree(g.l)), 1);
+		CHECK_EQ_INT(count_nodes(g.l), 1);
 		CHECK_EQ_INT(ca_layer_size(g.l), g.tar.len);
 		compare_all(&g);
 	}
@@ -81,7 +81,7 @@ TEST(layers_are_shared)
 	REQUIRE(rig_get(&g, &b) == 0);
 	CHECK(a == b);
 	(void)ca_layer_unref(a);
-	CHECK_EQ_INT(tree_count(ca_layer_tree(b)), 5);
+	CHECK_EQ_INT(count_nodes(b), 5);
 	(void)ca_layer_unref(ca_layer_ref(b));
 	(void)ca_layer_unref(b);
 }
@@ -346,6 +346,8 @@ TEST(merged_trees)
 	CHECK(tree_lookup_path(t, "usr/lib/file1", 13) != TREE_NONE);
 	CHECK(tree_lookup_path(t, "etc/os-release", 14) != TREE_NONE);
 	t = tree_unref(t);
+	CHECK(!l[0]->tree && !l[1]->tree);	/* in memory once, merged */
+	CHECK_EQ_INT(count_nodes(l[0]), 8);
 	(void)ca_layer_unref(l[0]);
 	(void)ca_layer_unref(l[1]);
 	dir_reopen(&d);

@@ -383,7 +383,8 @@ TEST(a_layer_is_read_by_its_table)
 	CHECK(g.calls <= 2 && g.asked < g.blob.len / 20);
 	CHECK_EQ_STR(ca_layer_how(l), "estargz");
 	CHECK_EQ_INT(ca_layer_size(l), g.data.len);
-	struct tree *t = ca_layer_tree(l);
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	REQUIRE(ca_layer_tree(l, &t, NULL) == 0);
 	CHECK_EQ_INT(tree_count(t), 43);
 	tree_get(t, tree_lookup_path(t, "link", 4), &a);
 	CHECK(a.nlink == 2 && a.size == 250001 && a.data_off == CA_TOC_DATA);
