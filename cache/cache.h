@@ -18,6 +18,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -130,10 +131,17 @@ void ca_layer_piece(const struct ca_layer *l, uint32_t piece, struct ca_piece *r
 /* Which one holds the byte at off; ca_layer_pieces(l): none. */
 uint32_t ca_layer_piece_at(const struct ca_layer *l, uint64_t off);
 bool ca_layer_piece_here(struct ca_layer *l, uint32_t piece);
+/* A run on its way: the caller's, zeroed before. */
+struct ca_run {
+	atomic_uint waiting;	/* readers who need a piece of it soon, and wait instead of asking again */
+	struct ca_run *next, **prev;	/* private from here on */
+	const struct ca_layer *l;
+	uint32_t first, end;
+};
 /* Like ca_layer_fill_span for `first`, whether it is here or not.  The n - 1 behind it come with the
  * same request, verified alike; they are kept if the disk takes them and all goes well, so look. */
-errint_t ca_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
-			   struct cancel *c, struct err *e) _must_check_;
+errint_t ca_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, struct ca_run *run,
+			   const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
 
 /* ---- layers that carry their own index: eStargz, zstd:chunked (layers.md 5.1, 5.2) -------------
  *

@@ -361,6 +361,8 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
 
+	if (l->toc && layer_run_wait(l, span, c))
+		return 0;
 	if (l->toc)
 		return toc_layer_fill_granule(l, span, src, c, e);
 	if (span >= l->file.n_spans)

@@ -27,6 +27,9 @@ struct fs_config {
 	uint64_t tag_ttl_ns;	/* tag_ttl=30 */
 	uint64_t timeout_ns;	/* timeout=30: without a byte from the registry */
 	unsigned transfers;	/* transfers=8: blob transfers at once per host */
+	bool prefetch;		/* records what is read first, and fetches it first the next time */
+	bool complete;		/* fetches the rest of what is used */
+	uint64_t background_rate; /* bytes a second for both; 0: no limit */
 	char *cache_dir;
 	uint64_t cache_size, cache_free;
 	char *state_dir;
@@ -59,6 +62,7 @@ struct fs {
 	struct ca_store *cache;
 	struct node_table *nodes;
 	struct engine *engine;
+	struct pace *pace;
 	struct site *single;		/* the registry of a mount with SOURCE, else NULL */
 	int64_t started_s;
 	uid_t uid;			/* who mounted: owner of synthetic nodes */

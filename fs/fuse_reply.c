@@ -362,6 +362,7 @@ static void reply_success(struct op *op, const struct fuse_call *c)
 		return;
 	case OP_FLUSH:
 	case OP_PREPARE:
+	case OP_TASK:
 	case OP_UNSET:
 	case OP_TYPES:
 		break;

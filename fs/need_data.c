@@ -187,7 +187,7 @@ errint_t need_config(struct op *op, struct image *img, struct oci_config **ret)
 static errint_t fill_layer(struct fs *fs, void *arg, struct cancel *c, struct err *e)
 {
 	struct ask *a = arg;
-	struct wire_source ws = { a->site->reg, a->repo };
+	struct wire_source ws = { .reg = a->site->reg, .repo = a->repo, .got = &a->img->streamed[a->layer_no] };
 	struct ca_source src = wire_source(&ws);
 	struct ca_layer *there = NULL;
 	errint_t r;
@@ -284,8 +284,7 @@ static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca
 	return lazy_wanted(op->fs, img, i) ? open_lazy(op, img, i, ret) : open_streamed(op, img, i, ret);
 }
 
-/* The layer that an offset of a tree is about. */
-static errint_t open_data_layer(struct op *op, struct image *img, size_t i, uint64_t off, struct ca_layer **ret)
+errint_t need_data_layer(struct op *op, struct image *img, size_t i, uint64_t off, struct ca_layer **ret)
 {
 	if (i >= img->m->n_layers)
 		return -ENOENT;
@@ -319,6 +318,21 @@ static const char *span_word(const struct ca_layer *l)
 	return ca_layer_is_lazy(l) ? "part" : "span";
 }
 
+errint_t need_filled(struct fs *fs, struct image *img, size_t i, struct ca_layer *l, errint_t r, struct err *e)
+{
+	if (r == 0 && ca_layer_is_lazy(l))
+		lazy_check_parts(img, i);
+	if (r == -EILSEQ) {
+		lazy_refuse(fs, img, i, e);
+		return 0;	/* the handler looks again, and wants the whole layer */
+	}
+	if (r == -EBADMSG && drop_layer(img, l))
+		return 0;	/* the handler looks again, and wants the whole layer */
+	if (r == -EBADMSG)
+		r = err_set(e, EIO, ERR_INTEGRITY, "its index in the cache is wrong again and again");
+	return r;
+}
+
 static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err *e)
 {
 	struct ask *a = arg;
@@ -328,16 +342,7 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 	errint_t r;
 
 	r = ca_layer_fill_span(a->layer, a->span, &src, c, e);
-	if (r == 0 && ca_layer_is_lazy(a->layer))
-		lazy_check_parts(a);
-	if (r == -EILSEQ) {
-		lazy_refuse(fs, a->img, a->layer_no, e);
-		return 0;	/* the handler looks again, and wants the whole layer */
-	}
-	if (r == -EBADMSG && drop_layer(a->img, a->layer))
-		return 0;	/* the handler looks again, and wants the whole layer */
-	if (r == -EBADMSG)
-		r = err_set(e, EIO, ERR_INTEGRITY, "its index in the cache is wrong again and again");
+	r = need_filled(fs, a->img, a->layer_no, a->layer, r, e);
 	return note(a, span_word(a->layer), err_wrap(e, r, "layer %s", a->name), e);
 }
 
@@ -371,7 +376,7 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 			 struct buf *ret)
 {
 	_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
-	errint_t r = open_data_layer(op, img, layer, off, &l);
+	errint_t r = need_data_layer(op, img, layer, off, &l);
 
 	if (r == 0)
 		r = buf_reserve(ret, len);

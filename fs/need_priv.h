@@ -51,6 +51,10 @@ struct ca_layer *kept_layer(struct image *img, size_t slot);	/* a new reference,
 void keep_layer(struct image *img, size_t slot, struct ca_layer *l);
 /* The whole layer, streamed. */
 errint_t open_streamed(struct op *op, struct image *img, size_t i, struct ca_layer **ret) _must_check_;
+/* The flavour of layer i that a data offset is about. */
+errint_t need_data_layer(struct op *op, struct image *img, size_t i, uint64_t off, struct ca_layer **ret) _must_check_;
+/* What a fill of pieces of layer i came to: 0 also when the handler has to look again. */
+errint_t need_filled(struct fs *fs, struct image *img, size_t i, struct ca_layer *l, errint_t r, struct err *e);
 /* A fill of layer i as work, unless it has just failed: name and fact are "<what> <repo>@<digest>". */
 errint_t want_layer(struct op *op, struct image *img, size_t i, const char *what, work_fn work,
 		    const struct ca_toc *toc) _must_check_;
@@ -75,7 +79,7 @@ static inline bool lazy_refused(const struct image *img, size_t i)
 	return atomic_load(&img->lazy[i]) == LAZY_REFUSED;
 }
 /* After a part has come: a registry that ignores Range is not asked for more of them. */
-void lazy_check_parts(const struct ask *a);
+void lazy_check_parts(struct image *img, size_t i);
 /* Appends at most len bytes of what a refuted or refused layer l has at off, from the streamed layer. */
 errint_t lazy_from_streamed(struct op *op, struct image *img, size_t i, struct ca_layer *l, uint64_t off,
 			    size_t len, struct buf *ret) _must_check_;
@@ -85,5 +89,8 @@ struct wire_source {
 	struct rg_registry *reg;
 	const char *repo;
 	uint64_t began_ns;	/* the last read */
+	struct pace *pace;	/* nobody waits, and others come first (pace.h); NULL: as fast as it can */
+	const atomic_uint *hurry;	/* not 0: somebody waits after all; or NULL */
+	_Atomic uint64_t *got;	/* counts what has come; NULL: nobody wants to know */
 };
 struct ca_source wire_source(struct wire_source *ctx);

@@ -132,14 +132,14 @@ void lazy_refuse(struct fs *fs, struct image *img, size_t i, const struct err *w
 }
 
 /* It is the registry's fault, not the layer's: nothing is remembered. */
-void lazy_check_parts(const struct ask *a)
+void lazy_check_parts(struct image *img, size_t i)
 {
 	struct err e = { 0 };
 
-	if (rg_sends_parts(a->site->reg))
+	if (rg_sends_parts(site_registry(img->site)))
 		return;
 	(void)!err_set(&e, EIO, ERR_INPUT, "the registry ignores Range and sends whole blobs");
-	(void)refuse(a->img, a->layer_no, &e);
+	(void)refuse(img, i, &e);
 }
 
 /* ---- choosing ---- */
@@ -189,7 +189,7 @@ static errint_t fill_toc(struct fs *fs, void *arg, struct cancel *c, struct err 
 	}
 	r = ca_toc_layer_fill(fs->cache, &a->digest, &a->toc, &src, c, e);
 	if (r == 0)
-		lazy_check_parts(a);
+		lazy_check_parts(a->img, a->layer_no);
 	/* A registry that does not give the part may give the whole; if not, streaming says why. */
 	if (r == -EIO && (e->cls == ERR_INTEGRITY || e->cls == ERR_INPUT)) {
 		(void)refuse(a->img, a->layer_no, e);

@@ -80,6 +80,8 @@ void op_unref(struct op *op)
 	reset_outputs(op);
 	op_drop_pins(op);
 	op_drop_waits(op);
+	if (op->task_free)
+		op->task_free(op->task_arg);
 	(void)node_unref(op->node);
 	buf_done(&op->out);
 	free(op->name);
@@ -167,6 +169,8 @@ static errint_t call_kind(struct op *op)
 		return kind_listxattr(op, n, op->sub, &op->out);
 	case OP_PREPARE:
 		return kind_prepare(op, n);
+	case OP_TASK:
+		return op->task(op, op->task_arg);
 	case OP_UNSET:
 	case OP_TYPES:
 		break;
@@ -238,17 +242,22 @@ static void one_less_active(struct engine *e)
 		(void)pthread_cond_broadcast(&e->changed);
 }
 
+static bool is_own(const struct op *op)
+{
+	return op->type == OP_PREPARE || op->type == OP_TASK;
+}
+
 /* The one place from which answers go out; op may be gone when it returns. */
 static void finish(struct op *op, errint_t r)
 {
 	struct engine *e = op->eng;
 
 	r = settle_result(op, r);
-	if (r < 0 && op->type != OP_PREPARE)
+	if (r < 0 && !is_own(op))
 		stat_inc(STAT_FUSE_ERRORS);
 	if (r == -EINTR)
 		stat_inc(STAT_FUSE_INTERRUPTED);
-	if (is_failure(op, r) && e->fs)
+	if (is_failure(op, r) && e->fs && op->type != OP_TASK)
 		fs_note_error(e->fs, op->node, &op->err);
 	op->reply(op, r);
 	op_drop_pins(op);
@@ -286,6 +295,7 @@ static void unpark(struct engine *e, struct op *op)
 	if (p->next)
 		p->next->priv->prev = p->prev;
 	e->n_parked--;
+	e->n_own -= is_own(op);
 	stat_dec(STAT_FUSE_PARKED);
 }
 
@@ -379,6 +389,7 @@ static void link_parked(struct engine *e, struct op *op)
 		p->next->priv->prev = &p->next;
 	e->parked = op;
 	e->n_parked++;
+	e->n_own += is_own(op);
 	stat_inc(STAT_FUSE_PARKED);
 	if (!e->ticker_runs)
 		ticker_start(e);
@@ -566,6 +577,12 @@ size_t engine_parked(struct engine *e)
 	return e->n_parked;
 }
 
+size_t engine_waiting(struct engine *e)
+{
+	LOCK_SCOPE(&e->lock);
+	return e->n_parked - e->n_own;
+}
+
 void op_start(struct op *op)
 {
 	{
@@ -583,6 +600,30 @@ void op_start_later(struct op *op)
 	}
 	if (pool_submit(op->eng->resume, POOL_NORMAL, run, op) < 0)
 		run(op);
+}
+
+static void no_reply(struct op *op, errint_t r)
+{
+	(void)op;
+	(void)r;
+}
+
+errint_t op_task(struct engine *e, struct node *n, errint_t (*task)(struct op *op, void *arg), void *arg,
+		 void (*free_arg)(void *arg))
+{
+	struct op *op = op_new(e, OP_TASK, node_ref(n), 0);
+
+	if (!op) {
+		if (free_arg)
+			free_arg(arg);
+		return -ENOMEM;
+	}
+	op->reply = no_reply;
+	op->task = task;
+	op->task_arg = arg;
+	op->task_free = free_arg;
+	op_start_later(op);
+	return 0;
 }
 
 /* ---- op_call ---- */

@@ -47,6 +47,7 @@ enum op_type {
 	OP_UNSET = 0, OP_LOOKUP, OP_GETATTR, OP_SETATTR, OP_READLINK, OP_OPEN, OP_READ, OP_WRITE,
 	OP_FLUSH, OP_OPENDIR, OP_READDIR, OP_READDIRPLUS, OP_GETXATTR, OP_LISTXATTR,
 	OP_PREPARE,	/* not the kernel's: what a node will need soon, see op_start_later */
+	OP_TASK,	/* not the kernel's: whatever it was given, see op_task */
 	OP_TYPES
 };
 
@@ -80,6 +81,10 @@ struct op {
 	struct buf out;			/* READLINK, READ, GETXATTR, LISTXATTR */
 	struct err err;			/* why, when the result is negative */
 
+	errint_t (*task)(struct op *op, void *arg);	/* OP_TASK */
+	void *task_arg;
+	void (*task_free)(void *arg);
+
 	bool no_wait; /* op_want never parks: -EINPROGRESS means "not known now" */
 	void (*reply)(struct op *op, errint_t r);
 
@@ -104,6 +109,8 @@ void engine_drain(struct engine *e);
 struct engine *engine_stop(struct engine *e);
 struct pool *engine_io_pool(struct engine *e);
 size_t engine_parked(struct engine *e);
+/* Of these, how many are the kernel's: somebody waits for them. */
+size_t engine_waiting(struct engine *e);
 
 /* Takes over the ref to node, also on failure (NULL: no memory). */
 struct op *op_new(struct engine *e, enum op_type type, struct node *node, uint32_t sub);
@@ -113,6 +120,10 @@ void op_start(struct op *op);
  * its own (OP_PREPARE): flights end when nobody waits for them, and such an operation waits for
  * those that the kernel's is not to wait for.  It runs until it is answered or the engine halts. */
 void op_start_later(struct op *op);
+/* A handler of our own, started that way on behalf of n (borrowed): task runs, and again, like any
+ * other.  Nobody hears of its failure; arg is freed with free_arg in every case. */
+errint_t op_task(struct engine *e, struct node *n, errint_t (*task)(struct op *op, void *arg), void *arg,
+		 void (*free_arg)(void *arg));
 /* From the kernel's INTERRUPT; any thread; does almost nothing. */
 void op_interrupt(struct op *op);
 

@@ -80,7 +80,7 @@ struct engine {
 	pthread_cond_t changed;		/* active or joining has become 0 */
 	struct op *parked;
 	struct work *works;
-	size_t n_parked;
+	size_t n_parked, n_own;		/* own: nobody hears of them */
 	size_t active;			/* started, not yet answered */
 	size_t joining;			/* between deciding to park and being parked */
 	bool halting;

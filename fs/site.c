@@ -79,6 +79,7 @@ struct image *image_unref(struct image *i)
 	referrers_unref(i->referrers);
 	free((void *)i->layers);
 	free((void *)i->lazy);
+	free((void *)i->streamed);
 	oci_manifest_free(i->m);
 	buf_done(&i->bytes);
 	free(i->media_type);
@@ -154,8 +155,9 @@ static errint_t image_new(struct site *s, const char *repo, struct rg_manifest *
 		return r;
 	i->layers = calloc(2 * i->m->n_layers + 1, sizeof(*i->layers));
 	i->lazy = calloc(i->m->n_layers + 1, sizeof(*i->lazy));
+	i->streamed = calloc(i->m->n_layers + 1, sizeof(*i->streamed));
 	i->media_type = m->media_type && *m->media_type ? steal_ptr(&m->media_type) : strdup(i->m->media_type);
-	if (!i->repo || !i->layers || !i->lazy || !i->media_type)
+	if (!i->repo || !i->layers || !i->lazy || !i->streamed || !i->media_type)
 		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 	i->bytes = m->bytes;
 	m->bytes = (struct buf){ 0 };

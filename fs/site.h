@@ -48,6 +48,7 @@ struct image {
 	/* Opened once, kept while the image lives (need_data.c): first the streamed ones, one a layer, then
 	 * those that are read by their table of contents. */
 	struct ca_layer *_Atomic *layers;
+	_Atomic uint64_t *streamed;	/* bytes of each layer that have come, for who shows progress */
 	_Atomic uint8_t *lazy;	/* enum lazy of each layer (need_toc.c) */
 	atomic_uint condemned;	/* how often layers had to be indexed again */
 };

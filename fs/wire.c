@@ -9,6 +9,7 @@
 #include "fs/fs.h"
 #include "fs/kinds.h"
 #include "fs/need_priv.h"
+#include "fs/pace.h"
 #include "policy/policy.h"
 #include "util/clock.h"
 #include "util/hmap.h"
@@ -21,21 +22,28 @@
 struct watched {
 	ca_sink_fn sink;
 	void *ctx;
+	const struct wire_source *ws;
+	struct cancel *cancel;
 };
 
 static errint_t watched_sink(void *ctx, const void *data, size_t len, struct err *e)
 {
 	struct watched *w = ctx;
+	errint_t r = 0;
 
 	op_work_progress();
-	return w->sink(w->ctx, data, len, e);
+	if (w->ws->got)
+		(void)atomic_fetch_add(w->ws->got, len);
+	if (w->ws->pace && !(w->ws->hurry && atomic_load(w->ws->hurry)))
+		r = pace_bytes(w->ws->pace, len, w->cancel, e);
+	return r < 0 ? r : w->sink(w->ctx, data, len, e);
 }
 
 static errint_t source_read(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len,
 			    ca_sink_fn sink, void *sink_ctx, struct cancel *c, struct err *e)
 {
 	struct wire_source *ws = ctx;
-	struct watched w = { sink, sink_ctx };
+	struct watched w = { sink, sink_ctx, ws, c };
 	errint_t r;
 
 	ws->began_ns = clock_mono_ns();
@@ -157,7 +165,8 @@ static errint_t fs_fill(struct fs *fs, struct err *e)
 	if (r < 0)
 		return r;
 	fs->engine = engine_new(fs, &(struct engine_opts){ 0 });
-	return fs->engine ? 0 : err_set(e, ENOMEM, ERR_LOCAL, "cannot start threads");
+	fs->pace = pace_new(fs->engine, fs->config->background_rate);
+	return fs->engine && fs->pace ? 0 : err_set(e, ENOMEM, ERR_LOCAL, "cannot start threads");
 }
 
 static void free_site(void *p)
@@ -193,6 +202,7 @@ struct fs *fs_free(struct fs *fs)
 		return NULL;
 	if (fs->engine)
 		(void)engine_stop(fs->engine);
+	(void)pace_free(fs->pace);
 	if (fs->nodes)
 		(void)node_table_free(fs->nodes);
 	(void)site_free(fs->single);

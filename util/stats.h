@@ -45,6 +45,11 @@ struct buf;
 	X(TOC_GRANULES, "toc_granules", counter, "groups of chunks fetched and verified")         \
 	X(TOC_BYTES_IN, "toc_bytes_compressed", counter, "compressed bytes asked for chunks")     \
 	X(TOC_BYTES_OUT, "toc_bytes_inflated", counter, "bytes of chunks after inflating")        \
+	X(READ_AHEAD, "read_ahead_spans", counter, "evicted spans fetched ahead of who reads on")  \
+	X(PREFETCH_LISTS, "prefetch_lists", counter, "images whose recorded files went first")     \
+	X(PREFETCH_REQUESTS, "prefetch_requests", counter, "requests for what nobody waited for")  \
+	X(PREFETCH_BYTES, "prefetch_received_bytes", counter, "bytes of these")                    \
+	X(PREFETCH_LEFT, "prefetch_left_bytes", gauge, "bytes still to come in the background")    \
 	X(INTEGRITY_FAILURES, "integrity_failures", counter, "digest or size mismatches")
 
 enum stat_id {

@@ -155,14 +155,14 @@ static void run_of_pieces(enum how how)
 	CHECK_EQ_INT(ca_layer_piece_at(g.l, out), n);
 	rig_drop_spans(&g);
 	g.f.calls = 0;
-	CHECK_OK(ca_layer_fill_run(g.l, 2, 5, &g.f.src, NULL, NULL));
+	CHECK_OK(ca_layer_fill_run(g.l, 2, 5, &(struct ca_run){ 0 }, &g.f.src, NULL, NULL));
 	CHECK_EQ_INT(g.f.calls, 1);
 	for (uint32_t i = 2; i < 7; i++)
 		CHECK(ca_layer_piece_here(g.l, i));
 	CHECK(!ca_layer_piece_here(g.l, 1));
-	CHECK_OK(ca_layer_fill_run(g.l, n - 1, 1000, &g.f.src, NULL, NULL));
+	CHECK_OK(ca_layer_fill_run(g.l, n - 1, 1000, &(struct ca_run){ 0 }, &g.f.src, NULL, NULL));
 	CHECK(ca_layer_piece_here(g.l, n - 1));
-	CHECK_ERR(ca_layer_fill_run(g.l, n, 1, &g.f.src, NULL, NULL), -EINVAL);
+	CHECK_ERR(ca_layer_fill_run(g.l, n, 1, &(struct ca_run){ 0 }, &g.f.src, NULL, NULL), -EINVAL);
 	compare_all(&g);
 }
 
@@ -181,7 +181,7 @@ TEST(a_run_that_comes_damaged_leaves_nothing_wrong)
 	REQUIRE(rig_fill(&g));
 	rig_drop_spans(&g);
 	g.f.flip = (int64_t)g.l->file.units[4].in + 1000;
-	CHECK_ERR(ca_layer_fill_run(g.l, 1, 6, &g.f.src, NULL, NULL), -EIO);
+	CHECK_ERR(ca_layer_fill_run(g.l, 1, 6, &(struct ca_run){ 0 }, &g.f.src, NULL, NULL), -EIO);
 	for (uint32_t i = 4; i < 7; i++)
 		CHECK(!ca_layer_piece_here(g.l, i));
 	g.f.flip = -1;
