@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "fs/warm.h"
 #include "policy/policy.h"
 #include "util/hmap.h"
 
@@ -67,8 +68,9 @@ static errint_t blob_getxattr(struct op *op, struct node *n, uint32_t sub, const
 	const struct blob_at *at = n->data;
 	char text[DIGEST_TEXT_MAX];
 
-	(void)op;
 	(void)sub;
+	if (warm_asked(name))
+		return warm_blob(op, at->img, at->d, name, ret);
 	if (strcmp(name, "user.oci.digest") == 0)
 		return buf_adds(ret, digest_text(&at->d->digest, text));
 	if (strcmp(name, "user.oci.media_type") == 0)

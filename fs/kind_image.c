@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "fs/early.h"
+#include "fs/warm.h"
 #include "policy/policy.h"
 #include "util/clock.h"
 
@@ -382,7 +383,8 @@ errint_t image_getxattr(struct op *op, struct image *img, const char *reference,
 	char text[DIGEST_TEXT_MAX];
 	const char *type = oci_artifact_type(img->m);
 
-	(void)op;
+	if (warm_asked(name))
+		return warm_image(op, img, name, ret);
 	if (strcmp(name, "user.oci.digest") == 0)
 		return buf_adds(ret, digest_text(&img->digest, text));
 	if (strcmp(name, "user.oci.media_type") == 0)
@@ -451,7 +453,7 @@ static errint_t image_get(struct op *op, struct node *n, uint32_t sub, const cha
 	errint_t r;
 
 	(void)sub;
-	if (strncmp(name, "user.oci.", 9) != 0)
+	if (strncmp(name, "user.oci.", 9) != 0 && !warm_asked(name))
 		return -ENODATA;
 	r = image_at_need(op, n->data, &img);
 	return r < 0 ? r : image_getxattr(op, img, NULL, name, ret);
@@ -536,7 +538,7 @@ static errint_t tag_get(struct op *op, struct node *n, uint32_t sub, const char 
 	errint_t r;
 
 	(void)sub;
-	if (strncmp(name, "user.oci.", 9) != 0)
+	if (strncmp(name, "user.oci.", 9) != 0 && !warm_asked(name))
 		return -ENODATA;
 	r = tag_image(op, at, &img, &fresh);
 	return r < 0 ? r : image_getxattr(op, img, at->tag, name, ret);

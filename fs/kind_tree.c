@@ -22,8 +22,10 @@
 
 #include "cache/tree_stack.h"
 #include "fs/early.h"
+#include "fs/plan.h"
 #include "fs/tree_at.h"
 #include "fs/tree_link.h"
+#include "fs/warm.h"
 #include "policy/policy.h"
 
 #define PUSH_MAX (64u << 10)	/* files up to that size are read whole, says experience */
@@ -378,6 +380,27 @@ static bool is_hidden(const struct seen *s, const char *name, size_t len)
 	return s->early && tree_merge_hides_xattr(name, len);
 }
 
+/* "How much of it is here" is asked while the tree is on its way. */
+static errint_t warm_xattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
+{
+	struct image_at *at = n->data;
+	_cleanup_(image_unrefp) struct image *img = NULL;
+	_cleanup_(tree_unrefp) struct tree *t = NULL;
+	bool waits = op->no_wait, ask = strcmp(name, WARM_XATTR) == 0;
+	errint_t r = image_at_need(op, at, &img);
+
+	op->no_wait |= !ask;
+	if (r == 0)
+		r = tree_at(op, n, &t);
+	op->no_wait = waits;
+	if (r < 0 && (ask || r != -EINPROGRESS))
+		return r;
+	sub = t ? early_in_tree(at->early, sub) : 0;
+	if (t && sub >= tree_count(t))
+		return -ESTALE;
+	return warm_files(op, img, t, at->merged ? PLAN_MERGED : at->layer, sub, name, ret);
+}
+
 static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
 {
 	_cleanup_(seen_done) struct seen s = { 0 };
@@ -388,6 +411,8 @@ static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const
 
 	if (sub == TREE_ROOT && strcmp(name, LAZY_XATTR) == 0)
 		return lazy_xattr(op, n, ret);
+	if (warm_asked(name))
+		return warm_xattr(op, n, sub, name, ret);
 	r = see_for_xattrs(op, n, sub, &s);
 	if (r < 0)
 		return r;

@@ -46,6 +46,13 @@ static const struct command commands[] = {
 	  "  -o noexec     run no programs from it\n"
 	  "  -o erofs      EROFS or nothing\n"
 	  "  -o fuse       show the rootfs directory in any case\n", NULL },
+	{ "warm", cmd_warm, "fetch an image, or a part of it, for use offline",
+	  "warm PATH..",
+	  "PATH is the directory of an image below a mount (~/registries/ghcr.io/org/app/1.0), a directory or a\n"
+	  "file below its rootfs or layers, or a blob.  All that is needed to read it is brought into the cache;\n"
+	  "of layers that can be read in parts, only the parts.  The command ends with 0 when everything is\n"
+	  "there, and says before it starts when the cache is too small.  Ctrl-C ends it at once, and what has\n"
+	  "come stays.  A line on the terminal shows how far it is.\n", NULL },
 	{ "version", cmd_version, "print the version", "version", "", NULL },
 	{ "help", cmd_help, "explain a command", "help [COMMAND]", "", NULL },
 };
