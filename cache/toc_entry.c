@@ -46,7 +46,7 @@ static errint_t bad(const struct toc_entry *en, struct err *e, const char *what)
 /* U+FFFD stands for bytes that the writer could not say. */
 static bool lossy(const char *s, size_t len)
 {
-	return memmem(s, len, "\xef\xbf\xbd", 3) != NULL;
+	return memchr(s, 0xef, len) && memmem(s, len, "\xef\xbf\xbd", 3) != NULL;
 }
 
 static errint_t digest(const struct toc_json_value *v, struct toc_entry *en, struct digest *ret, struct err *e)
@@ -182,12 +182,15 @@ static errint_t xattrs(struct toc_json *r, struct toc_entry *en, struct err *e)
 /* MEMBERS: not one of ours; -1: almost one of ours (some readers fold case beyond ASCII). */
 static int find_member(const char *key, size_t len)
 {
+	for (int i = 0; i < MEMBERS; i++)
+		if (known[i].len == len && memcmp(key, known[i].name, len) == 0)
+			return i;
 	for (size_t i = 0; i < len; i++)
 		if (key[i] & 0x80)
 			return -1;
 	for (int i = 0; i < MEMBERS; i++)
 		if (known[i].len == len && strncasecmp(key, known[i].name, len) == 0)
-			return memcmp(key, known[i].name, len) == 0 ? i : -1;
+			return -1;
 	return MEMBERS;
 }
 

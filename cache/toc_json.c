@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "cache/toc_text.h"
 #include "util/json.h"
 
 static bool fail(struct toc_json *r)
@@ -127,6 +128,15 @@ static size_t utf8_len(const char *p, const char *end)
 	return n;
 }
 
+/* Moves n bytes down over what escapes have left free. */
+static char *put(struct toc_json *r, char *out, size_t n)
+{
+	if (out != r->p)
+		memmove(out, r->p, n);
+	r->p += n;
+	return out + n;
+}
+
 static bool string(struct toc_json *r, char **ret, size_t *ret_len)
 {
 	char *out;
@@ -134,7 +144,12 @@ static bool string(struct toc_json *r, char **ret, size_t *ret_len)
 	if (!expect(r, '"'))
 		return false;
 	*ret = out = r->p;
-	while (r->p < r->end && *r->p != '"') {
+	for (;;) {
+		out = put(r, out, toc_plain(r->p, (size_t)(r->end - r->p)));
+		if (r->p == r->end)
+			return fail(r);
+		if (*r->p == '"')
+			break;
 		if (*r->p == '\\') {
 			r->p++;
 			out = escape(r, out);
@@ -145,11 +160,8 @@ static bool string(struct toc_json *r, char **ret, size_t *ret_len)
 		size_t n = (unsigned char)*r->p < 0x20 ? 0 : utf8_len(r->p, r->end);
 		if (n == 0)
 			return fail(r);
-		while (n-- > 0)
-			*out++ = *r->p++;
+		out = put(r, out, n);
 	}
-	if (r->p == r->end)
-		return fail(r);
 	r->p++;
 	*ret_len = (size_t)(out - *ret);
 	*out = '\0';

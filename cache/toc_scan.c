@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "cache/toc_text.h"
 #include "util/buf.h"
 #include "util/json.h"
 
@@ -219,8 +220,12 @@ static errint_t in_element(struct toc_scan *s, const char *p, size_t len, size_t
 	size_t n = 0;
 	bool end = false;
 
-	while (n < len && !end && s->depth <= JSON_DEPTH_MAX)
-		end = nest(s, p[n++]);
+	while (n < len && !end && s->depth <= JSON_DEPTH_MAX) {
+		if (!s->escape)
+			n += (s->string ? toc_plain : toc_between)(p + n, len - n);
+		if (n < len)
+			end = nest(s, p[n++]);
+	}
 	*ret_used = n;
 	if (s->depth > JSON_DEPTH_MAX)
 		return bad(e, "it is nested too deep");

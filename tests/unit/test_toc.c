@@ -15,6 +15,7 @@
 #include "cache/toc_index.h"
 #include "cache/toc_json.h"
 #include "cache/toc_scan.h"
+#include "cache/toc_text.h"
 #include "util/stats.h"
 #include "unit.h"
 
@@ -57,6 +58,36 @@ TEST(json_that_is_read_and_json_that_is_not)
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		if (!CHECK(!reads(bad[i], strlen(bad[i]))))
 			printf("# %s\n", bad[i]);
+}
+
+static size_t plain_slowly(const char *p, size_t len)
+{
+	size_t n = 0;
+
+	while (n < len && p[n] >= 0x20 && p[n] != '"' && p[n] != '\\')
+		n++;
+	return n;
+}
+
+/* Every byte at every place of a word, alone and in front of one that ends it, too. */
+TEST(plain_text_ends_where_it_should)
+{
+	char text[24];
+
+	for (int c = 0; c < 256; c++) {
+		for (size_t at = 0; at < 17; at++) {
+			for (size_t off = 0; off < 3; off++) {
+				memset(text, 'x', sizeof(text));
+				text[at] = (char)c;
+				text[at + 1] = (char)(c + 1);
+				CHECK_EQ_INT(toc_plain(text + off, 20 - off), plain_slowly(text + off, 20 - off));
+			}
+		}
+	}
+	CHECK_EQ_INT(toc_plain("\"", 0), 0);
+	CHECK_EQ_INT(toc_between(" :,1\"", 5), 4);
+	CHECK_EQ_INT(toc_between("]", 1), 0);
+	CHECK_EQ_INT(toc_between("\\x\xff", 3), 3);
 }
 
 TEST(json_strings_and_numbers)
