@@ -33,7 +33,7 @@
 #define LAYER_UNIT_BYTES 128u
 #define LAYER_HEAD_BYTES 256u
 #define LAYER_UNITS_MAX (1u << 20)	/* 4 TiB */
-#define LAYER_TREE_MAX TREE_LAYER_BYTES_MAX
+#define LAYER_TREE_MAX TREE_BYTES_MAX
 #define LAYER_STATES_MAX (4u << 20)	/* memory of a running fill; then every other one goes */
 #define LAYER_IMAGE_MAX ((size_t)LAYER_TREE_MAX + LAYER_STATES_MAX + (128u << 20))
 

@@ -16,7 +16,7 @@
  * (zstd). When the states outgrow LAYER_STATES_MAX, every other one is dropped: a running fill has
  * bounded memory, and very large layers have coarser access.  Memory: input block, piece, queue (1
  * MiB), states (4 MiB), and what the layer chooses: zstd's window (128 MiB at most), tar headers
- * (TAR_META_MAX each) and the tree builder (TREE_LAYER_BYTES_MAX); layer_gate.h bounds the sum.
+ * (TAR_META_MAX each) and the tree builder (tree_bytes_max); layer_gate.h bounds the sum.
  *
  * Threads: the caller's, and where a core is likely to be idle a second one for the hashes, the span
  * CRCs and the writing (layer_side.h), which is about 40 % of the work.

@@ -13,9 +13,9 @@
 #include "util/clock.h"
 
 #define POLL_NS (20 * NSEC_PER_MSEC)
-#define LEVELS 2
+#define LEVELS 3
 
-static const uint64_t level_bytes[LEVELS] = { GATE_HEAVY_BYTES, GATE_HUGE_BYTES };
+static const uint64_t level_bytes[LEVELS] = { GATE_HEAVY_BYTES, GATE_HUGE_BYTES, GATE_ONE_BYTES };
 static pthread_mutex_t gate_lock = PTHREAD_MUTEX_INITIALIZER;	/* a leaf */
 static unsigned busy[LEVELS];
 
@@ -24,7 +24,7 @@ static unsigned level_max(unsigned level)
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	if (level > 0)
-		return GATE_HUGE;
+		return level == 1 ? GATE_HUGE : 1;
 	return (unsigned)MIN_OF(MAX_OF(2 * cores, (long)GATE_HEAVY_MIN), (long)GATE_HEAVY_MAX);
 }
 

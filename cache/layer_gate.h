@@ -2,9 +2,9 @@
  * layer_gate.h - how many run at once that need much memory (private to cache/)
  *
  * What a layer or a tree costs while it is indexed or merged depends on its contents, that is, on
- * strangers; each has a ceiling (TREE_LAYER_BYTES_MAX, ...), but there are many I/O threads.  So
- * who grows over GATE_HEAVY_BYTES goes on only while few others are that heavy, and over
- * GATE_HUGE_BYTES only while GATE_HUGE are.  Small ones, nearly all, never wait: a slow registry with a layer of
+ * strangers; each has a ceiling (tree_bytes_max, ...), but there are many I/O threads.  So
+ * who grows over GATE_HEAVY_BYTES goes on only while few others are that heavy, over GATE_HUGE_BYTES
+ * only while GATE_HUGE are, and over GATE_ONE_BYTES alone.  Small ones, nearly all, never wait: a slow registry with a layer of
  * ordinary size holds up nobody.
  *
  * Who waits for a higher level keeps the lower one; those above need nothing more, so there is no
@@ -22,6 +22,7 @@
 #define GATE_HEAVY_MAX 16u
 #define GATE_HUGE_BYTES (64u << 20)
 #define GATE_HUGE 2u
+#define GATE_ONE_BYTES (256u << 20)
 
 struct layer_gate {
 	unsigned level;		/* 0: not heavy (yet) */

@@ -28,12 +28,13 @@
 
 #define TREE_ROOT 0u
 #define TREE_NONE UINT32_MAX
-#define TREE_NODES_MAX (8u << 20)	/* entries of one tree */
+#define TREE_NODES_MAX (12u << 20)	/* entries of one tree */
 #define TREE_DEPTH_MAX 1024
 #define TREE_PATH_MAX 4096
 #define TREE_LAYERS_MAX 1024
-#define TREE_LAYER_BYTES_MAX (256u << 20)	/* of a layer's tree, also while it is built */
-#define TREE_MERGED_BYTES_MAX (512u << 20)	/* of a merged tree */
+#define TREE_BYTES_MIN (256u << 20)	/* what one tree may take while it is built: TREE_BYTES_PART of */
+#define TREE_BYTES_MAX (2u << 30)	/* the machine's memory, but not less and not more than this */
+#define TREE_BYTES_PART 8
 #define TREE_MERGE_NODES_MAX TREE_NODES_MAX	/* entries of all layers of an image together */
 /* Part of the names under which trees are kept: one more whenever the format, or what a tar archive
  * or a stack of layers means, changes; what older programs have made is then not used any more. */
@@ -114,6 +115,10 @@ bool tree_xattr(const struct tree *t, uint32_t n, size_t i, const char **ret_nam
 /* Data extents of a sparse file in ascending order; false past the end. */
 bool tree_extent(const struct tree *t, uint32_t n, size_t i, struct tree_extent *ret);
 
+/* That limit; for builders, and for who gives a merge its ceiling. */
+size_t tree_bytes_max(void);
+extern size_t tree_bytes_set;	/* tests: what it is instead; 0: by the machine's memory */
+
 /* ---- building a layer's tree, entries in archive order ------------------------------------- */
 
 struct tree_entry {
@@ -155,7 +160,7 @@ errint_t tree_builder_add(struct tree_builder *b, const struct tree_entry *en, s
 /* Takes a regular file of that size (UINT64_MAX: any) out of the root again, if there is one. */
 void tree_builder_hide(struct tree_builder *b, const char *name, uint64_t size);
 uint64_t tree_builder_refused(const struct tree_builder *b);	/* entries dropped for their names */
-uint64_t tree_builder_bytes(const struct tree_builder *b);	/* memory; TREE_LAYER_BYTES_MAX */
+uint64_t tree_builder_bytes(const struct tree_builder *b);	/* memory; at most tree_bytes_max */
 /* Serialises into *ret (its max is the ceiling).  Once; then only free. */
 errint_t tree_builder_finish(struct tree_builder *b, struct buf *ret, struct err *e) _must_check_;
 

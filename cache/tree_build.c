@@ -14,7 +14,7 @@
  * Links have no attributes of their own here; those in their headers repeat the file's.
  *
  * All that entries make the builder keep is counted, also what later entries have replaced, and
- * ends at TREE_LAYER_BYTES_MAX.
+ * ends at tree_bytes_max().
  */
 #include "cache/tree_write.h"
 
@@ -45,6 +45,7 @@ struct tree_builder {
 	struct tree_index dentry_index;
 	struct tree_extent *extents;	/* of all sparse inodes, also of replaced ones */
 	size_t n_extents, cap_extents;
+	size_t max_bytes;
 	uint64_t refused;
 	struct clean path, target;	/* of the present entry */
 	struct clean last;		/* a directory known to be last_dir */
@@ -281,7 +282,7 @@ static bool extents_sound(const struct tree_entry *en)
 static errint_t fill_sparse(struct tree_builder *b, const struct tree_entry *en,
 			    struct tree_node *n)
 {
-	if (en->n_extents > TREE_LAYER_BYTES_MAX / sizeof(*b->extents))
+	if (en->n_extents > b->max_bytes / sizeof(*b->extents))
 		return -EFBIG;
 	n->flags |= TREE_F_SPARSE;
 	n->v = pair32((uint32_t)b->n_extents, (uint32_t)en->n_extents);
@@ -433,7 +434,7 @@ errint_t tree_builder_add(struct tree_builder *b, const struct tree_entry *en, s
 
 	errint_t r = add_clean(b, en);
 
-	if (r == 0 && tree_builder_bytes(b) > TREE_LAYER_BYTES_MAX)
+	if (r == 0 && tree_builder_bytes(b) > b->max_bytes)
 		r = -EFBIG;
 	return tree_writer_error(r, e);
 }
@@ -487,6 +488,7 @@ struct tree_builder *tree_builder_new(void)
 
 	if (!b || inode_add(b, &root, &inode) < 0)
 		return NULL;
+	b->max_bytes = tree_bytes_max();
 	return steal_ptr(&b);
 }
 

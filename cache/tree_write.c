@@ -8,10 +8,23 @@
 #include "cache/tree_write.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "util/hmap.h"
 
 #define INDEX_CAP_MIN 64
+
+size_t tree_bytes_set;
+
+/* One tree in a hundred thousand needs more than the least; a machine that can spare it need not refuse that. */
+size_t tree_bytes_max(void)
+{
+	uint64_t pages = (uint64_t)MAX_OF(sysconf(_SC_PHYS_PAGES), 0L), size = (uint64_t)MAX_OF(sysconf(_SC_PAGESIZE), 0L);
+
+	if (tree_bytes_set)
+		return tree_bytes_set;
+	return (size_t)MIN_OF(MAX_OF(pages * size / TREE_BYTES_PART, (uint64_t)TREE_BYTES_MIN), (uint64_t)TREE_BYTES_MAX);
+}
 
 errint_t tree_vec_grow(void *vec, size_t *cap, size_t n, size_t max, size_t elem)
 {
@@ -315,10 +328,27 @@ errint_t tree_writer_extents(struct tree_writer *w, const struct tree_extent *x,
 	return 0;
 }
 
+static errint_t grow_nodes(struct tree_writer *w)
+{
+	size_t cap = MIN_OF(MAX_OF(2 * w->cap_nodes, (size_t)16), (size_t)TREE_NODES_MAX);
+	char *image;
+
+	if (w->n_nodes < w->cap_nodes)
+		return 0;
+	if (w->n_nodes >= TREE_NODES_MAX)
+		return -EFBIG;
+	image = realloc(w->image, sizeof(struct tree_head) + cap * sizeof(*w->nodes));
+	if (!image)
+		return -ENOMEM;
+	w->image = image;
+	w->nodes = (void *)(image + sizeof(struct tree_head));
+	w->cap_nodes = cap;
+	return 0;
+}
+
 struct tree_node *tree_writer_node(struct tree_writer *w)
 {
-	errint_t r = tree_vec_grow(&w->nodes, &w->cap_nodes, w->n_nodes, TREE_NODES_MAX,
-				   sizeof(*w->nodes));
+	errint_t r = grow_nodes(w);
 
 	if (r < 0) {
 		w->failed = w->failed ? w->failed : r;
@@ -330,7 +360,7 @@ struct tree_node *tree_writer_node(struct tree_writer *w)
 
 void tree_writer_done(struct tree_writer *w)
 {
-	free(w->nodes);
+	free(w->image);
 	free(w->extents);
 	free(w->xsets);
 	free(w->xattrs);
@@ -353,9 +383,8 @@ errint_t tree_writer_error(errint_t failed, struct err *e)
 {
 	if (failed == -EFBIG)
 		return err_set(e, EFBIG, ERR_LIMIT,
-			       "the file tree exceeds a limit (%u entries, %u MiB, %u attributes "
-			       "of a file)", TREE_NODES_MAX, TREE_LAYER_BYTES_MAX >> 20,
-			       TREE_XSET_MAX);
+			       "the file tree exceeds a limit (%u entries, %zu MiB, %u attributes "
+			       "of a file)", TREE_NODES_MAX, tree_bytes_max() >> 20, TREE_XSET_MAX);
 	if (failed == -ECANCELED)
 		return err_set(e, ECANCELED, ERR_CANCELLED, "nobody waits for it any more");
 	if (failed == -ENOMEM)
@@ -363,28 +392,39 @@ errint_t tree_writer_error(errint_t failed, struct err *e)
 	return failed < 0 ? err_set(e, -failed, ERR_BUG, "cannot lay down the file tree") : 0;
 }
 
-errint_t tree_writer_finish(const struct tree_writer *w, struct buf *ret, struct err *e)
+static char *put(char *at, const void *from, size_t len)
+{
+	if (len > 0)
+		memcpy(at, from, len);
+	return at + len;
+}
+
+errint_t tree_writer_finish(struct tree_writer *w, struct buf *ret, struct err *e)
 {
 	struct tree_head h = {
 		.magic = TREE_MAGIC, .nodes = (uint32_t)w->n_nodes,
 		.extents = (uint32_t)w->n_extents, .xsets = (uint32_t)w->n_xsets,
 		.xattrs = (uint32_t)w->n_xattrs, .strings = (uint32_t)w->pool_len,
 	};
+	size_t nodes = sizeof(h) + w->n_nodes * sizeof(*w->nodes);
+	size_t len = nodes + w->n_extents * sizeof(*w->extents) + w->n_xsets * sizeof(*w->xsets) +
+		     w->n_xattrs * sizeof(*w->xattrs) + w->pool_len;
+	char *image, *at;
 
 	if (w->failed)
 		return tree_writer_error(w->failed, e);
-	(void)buf_reserve(ret, sizeof(h) + w->n_nodes * sizeof(*w->nodes) +
-				       w->n_extents * sizeof(*w->extents) +
-				       w->n_xsets * sizeof(*w->xsets) +
-				       w->n_xattrs * sizeof(*w->xattrs) + w->pool_len);
-	(void)buf_add(ret, &h, sizeof(h));
-	(void)buf_add(ret, w->nodes, w->n_nodes * sizeof(*w->nodes));
-	(void)buf_add(ret, w->extents, w->n_extents * sizeof(*w->extents));
-	(void)buf_add(ret, w->xsets, w->n_xsets * sizeof(*w->xsets));
-	(void)buf_add(ret, w->xattrs, w->n_xattrs * sizeof(*w->xattrs));
-	(void)buf_add(ret, w->pool, w->pool_len);
-	if (buf_check(ret) == -EFBIG)
-		return err_set(e, EFBIG, ERR_LIMIT, "the file tree needs more than %zu bytes",
-			       ret->max);
-	return tree_writer_error(buf_check(ret), e);
+	if (len > ret->max)
+		return err_set(e, EFBIG, ERR_LIMIT, "the file tree needs more than %zu bytes", ret->max);
+	image = realloc(w->image, len + 1);
+	if (!image)
+		return tree_writer_error(-ENOMEM, e);
+	w->image = NULL;
+	(void)put(image, &h, sizeof(h));
+	at = put(image + nodes, w->extents, w->n_extents * sizeof(*w->extents));
+	at = put(at, w->xsets, w->n_xsets * sizeof(*w->xsets));
+	at = put(at, w->xattrs, w->n_xattrs * sizeof(*w->xattrs));
+	*put(at, w->pool, w->pool_len) = '\0';
+	buf_give(ret, image, len, len + 1);
+	tree_writer_done(w);
+	return 0;
 }

@@ -34,6 +34,7 @@ struct tree_str {
 };
 
 struct tree_writer {
+	char *image;			/* the head's place, then nodes */
 	struct tree_node *nodes;
 	size_t n_nodes, cap_nodes;
 	struct tree_extent *extents;
@@ -64,7 +65,8 @@ uint32_t tree_writer_xset(struct tree_writer *w, const struct tree_xattr_in *in,
 errint_t tree_writer_extents(struct tree_writer *w, const struct tree_extent *x, size_t n) _must_check_;
 /* A zeroed node at the end; NULL on failure. */
 struct tree_node *tree_writer_node(struct tree_writer *w);
-errint_t tree_writer_finish(const struct tree_writer *w, struct buf *ret, struct err *e) _must_check_;
+/* The nodes are where they belong already; the rest follows, and w is empty then. */
+errint_t tree_writer_finish(struct tree_writer *w, struct buf *ret, struct err *e) _must_check_;
 /* Words for a sticky failure. */
 errint_t tree_writer_error(errint_t failed, struct err *e);
 

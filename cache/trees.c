@@ -12,6 +12,8 @@
 #include "cache/layer_gate.h"
 #include "cache/tree_image.h"
 
+#define MERGED_BYTES_MIN (2 * TREE_BYTES_MIN)	/* ceiling of a merged tree on a small machine */
+
 /* Which layers are read by their TOC is part of the name: their data are elsewhere. */
 static const char *tree_key(const struct digest *manifest, const bool *lazy, size_t n,
 			    char out[static CA_KEY_MAX])
@@ -77,7 +79,7 @@ errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
 		       struct ca_layer *const *layers, size_t n, struct tree **ret,
 		       struct cancel *c, struct err *e)
 {
-	_cleanup_buf_ struct buf image = BUF_INIT(TREE_MERGED_BYTES_MAX);
+	_cleanup_buf_ struct buf image = BUF_INIT(MAX_OF(tree_bytes_max(), (size_t)MERGED_BYTES_MIN));
 	_cleanup_free_ bool *lazy = calloc(n + 1, sizeof(*lazy));
 	char key[CA_KEY_MAX];
 	size_t len;

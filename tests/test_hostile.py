@@ -386,3 +386,33 @@ def test_someone_who_looks_at_a_bomb_can_be_interrupted(tmp_path):
         p.send_signal(signal.SIGINT)
         p.communicate(timeout=20)
         assert time.monotonic() - begun < 10
+
+
+def resident(m):
+    text = pathlib.Path(f"/proc/{m.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) << 10
+
+
+@pytest.mark.long
+def test_ten_million_entries_take_less_than_100_bytes_each_and_are_listed_at_once(tmp_path):
+    count, memory = 10_000_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    write_layout(tmp_path / "reg", {"1.0": hostile.many_entries(count)})
+    with harmless_mount(f"dir:{tmp_path / 'reg'}") as m:
+        top, before = m.path / "1.0" / "rootfs", resident(m)
+        if memory < 8 << 30:                                      # an eighth of it is not enough to index them
+            with pytest.raises(OSError) as e:
+                os.listdir(top)
+            assert e.value.errno == errno.EFBIG
+            return
+        assert len(os.listdir(top)) == count // 1000
+        times = []
+        for i in range(11):
+            start = time.monotonic()
+            assert len(os.listdir(top / f"d{i * 777:05}")) == 1000
+            times.append(time.monotonic() - start)
+        assert sorted(times)[5] < (0.5 if SANITIZED else 0.05), times
+        assert resident(m) - before < 100 * count, f"{resident(m) / MIB:.0f} MiB"
+        m.umount()
+        m.start()
+        assert (top / "d00000/f0001").stat().st_size == 0 and (top / "d09999/f0999").read_bytes() == b""
+        assert resident(m) - before < 100 * count, f"{resident(m) / MIB:.0f} MiB"

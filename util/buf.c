@@ -267,6 +267,14 @@ const char *buf_str(const struct buf *b)
 	return b->data ? b->data : "";
 }
 
+void buf_give(struct buf *b, char *data, size_t len, size_t cap)
+{
+	buf_done(b);
+	b->data = data;
+	b->len = len;
+	b->cap = cap;
+}
+
 char *buf_take(struct buf *b, size_t *ret_len)
 {
 	size_t len = b->len;

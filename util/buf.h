@@ -52,6 +52,9 @@ errint_t buf_add_text(struct buf *b, const char *s, size_t len);
 /* The contents as a NUL-terminated string; "" when empty.  Owned by the buffer. */
 const char *buf_str(const struct buf *b);
 
+/* Takes over cap malloc'ed bytes, of which len count, in place of what it has; len < cap, len <= max. */
+void buf_give(struct buf *b, char *data, size_t len, size_t cap);
+
 /* Gives the allocation to the caller (NULL only when out of memory); the buffer becomes empty. */
 char *buf_take(struct buf *b, size_t *ret_len);
 

@@ -129,10 +129,12 @@ TEST(cancelled_while_inflating)
 	cancel_done(&c);
 }
 
+static uint64_t gate_goal;
+
 static void *grow_huge(void *arg)
 {
 	struct layer_gate g = { 0 };
-	errint_t r = layer_gate_grow(&g, GATE_HUGE_BYTES + 1, arg, NULL);
+	errint_t r = layer_gate_grow(&g, gate_goal, arg, NULL);
 
 	layer_gate_done(&g);
 	return (void *)(intptr_t)r;
@@ -149,8 +151,9 @@ TEST(few_need_much_memory_at_once)
 	for (size_t i = 0; i < GATE_HUGE; i++) {
 		CHECK_OK(layer_gate_grow(&g[i], GATE_HEAVY_BYTES + 1, NULL, NULL));
 		CHECK_OK(layer_gate_grow(&g[i], GATE_HUGE_BYTES + 1, NULL, NULL));
-		CHECK_OK(layer_gate_grow(&g[i], UINT64_MAX, NULL, NULL));
+		CHECK_OK(layer_gate_grow(&g[i], GATE_ONE_BYTES, NULL, NULL));
 	}
+	gate_goal = GATE_HUGE_BYTES + 1;
 	CHECK_OK(layer_gate_grow(&small, GATE_HEAVY_BYTES, NULL, NULL));
 	CHECK_EQ_INT(small.level, 0);
 	(void)pthread_create(&t, NULL, grow_huge, &c);
@@ -163,6 +166,11 @@ TEST(few_need_much_memory_at_once)
 	layer_gate_done(&g[0]);
 	(void)pthread_join(t, &ret);
 	CHECK_EQ_INT((intptr_t)ret, 0);
+	CHECK_OK(layer_gate_grow(&g[1], UINT64_MAX, NULL, NULL));
+	gate_goal = GATE_ONE_BYTES + 1;
+	(void)pthread_create(&t, NULL, grow_huge, &c);	/* cancelled already: it does not wait */
+	(void)pthread_join(t, &ret);
+	CHECK_EQ_INT((intptr_t)ret, -ECANCELED);
 	for (size_t i = 0; i < GATE_HUGE; i++)
 		layer_gate_done(&g[i]);
 	cancel_done(&c);
@@ -206,7 +214,9 @@ TEST(sparse_maps_without_end)
 	for (unsigned i = 0; i < 25; i++)
 		add_sparse(&g.tar, &map, i);
 	rig_open(&g, ZSTD_ONE, 0);
+	tree_bytes_set = TREE_BYTES_MIN;
 	expect_bad(&g, "sparse", -EFBIG, ERR_LIMIT);
+	tree_bytes_set = 0;
 	struct rusage u;
 	(void)getrusage(RUSAGE_SELF, &u);
 	printf("# %zu bytes of blob, %ld MiB resident at most\n", g.f.blob.len, u.ru_maxrss / 1024);

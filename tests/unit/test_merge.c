@@ -487,7 +487,7 @@ TEST(too_many_entries_in_all_layers_are_refused)
 	struct err e = { 0 };
 	char text[64];
 
-	for (unsigned i = 0; i < 9000; i++) {
+	for (unsigned i = 0; i < 13000; i++) {
 		(void)snprintf(text, sizeof(text), "f d%u/f%u 1", i % 100, i);
 		add_entry(b, text);
 	}

@@ -466,7 +466,7 @@ static unsigned add_until_full(struct tree_entry en, unsigned most)
 		en.path_len = (size_t)snprintf(name, sizeof(name), "%s%u", en.extents ? "f" : "g", n % 7);
 		memcpy(value, &n, sizeof(n));
 		r = tree_builder_add(b, &en, &e);
-		CHECK(tree_builder_bytes(b) < TREE_LAYER_BYTES_MAX + (20u << 20));
+		CHECK(tree_builder_bytes(b) < TREE_BYTES_MIN + (20u << 20));
 	}
 	CHECK_ERR(r, -EFBIG);
 	CHECK_EQ_INT(e.cls, ERR_LIMIT);
@@ -481,9 +481,12 @@ TEST(the_builder_has_a_ceiling)
 
 	for (size_t i = 0; i < n; i++)
 		x[i] = (struct tree_extent){ .off = 2 * i, .len = 1, .data_off = 512 };
+	tree_bytes_set = TREE_BYTES_MIN;
 	CHECK(add_until_full((struct tree_entry){ .type = TREE_REG, .size = 2 * n, .extents = x,
 						  .n_extents = n }, 120) < 20);
 	CHECK(add_until_full((struct tree_entry){ .type = TREE_REG, .n_xattrs = 1 }, 20000) < 5000);
+	tree_bytes_set = 0;
+	CHECK(tree_bytes_max() >= TREE_BYTES_MIN && tree_bytes_max() <= TREE_BYTES_MAX);
 	free(x);
 }
 
