@@ -162,6 +162,7 @@ static errint_t ask_post(const struct token_query *q, struct http_res *res, stru
 		return no_memory(e);
 	req.url = buf_str(&url);
 	req.body = buf_str(&form);
+	req.body_len = form.len;
 	return send(q, &req, res, c, e);
 }
 

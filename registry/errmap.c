@@ -90,7 +90,7 @@ static const struct row rows[] = {
 	{0, "TOOMANYREQUESTS", {EIO, ERR_RATE, "too many requests"}},
 	{0, "UNSUPPORTED", {EOPNOTSUPP, ERR_UNSUPPORTED, NULL}},
 	{0, "NAME_INVALID", {EINVAL, ERR_INPUT, NULL}},
-	{0, "TAG_INVALID", {EINVAL, ERR_INPUT, NULL}},
+	{0, "TAG_INVALID", {EINVAL, ERR_INPUT, NULL}}, /* ECR: also a tag that may not change */
 	{0, "MANIFEST_INVALID", {EINVAL, ERR_INPUT, NULL}},
 	{0, "DIGEST_INVALID", {EIO, ERR_INPUT, NULL}},
 	{0, "SIZE_INVALID", {EIO, ERR_INPUT, NULL}},
@@ -101,8 +101,10 @@ static const struct row rows[] = {
 	{416, NULL, {EIO, ERR_INTEGRITY, "the range lies outside the blob"}},
 };
 
-static struct verdict judge(int status, const struct words *w)
+static struct verdict judge(int status, bool writing, const struct words *w)
 {
+	if (writing && w->parsed && strcmp(w->code, "MANIFEST_BLOB_UNKNOWN") == 0)
+		return (struct verdict){ EINVAL, ERR_INPUT, "what it refers to is not there" };
 	if (status >= 400 && status < 500 && status != 401 && status != 403 && says_unknown(w))
 		return (struct verdict){ ENOENT, ERR_NOTFOUND, NULL };
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
@@ -125,6 +127,10 @@ static const char *refusal_hint(const struct rg_reply *r)
 {
 	switch (r->speaker) {
 	case RG_REPOSITORY:
+		if (r->writing)
+			return r->named ? "your user may not write there: log in as one who may" :
+					  "log in with \"podman login\" or \"docker login\" as a user "
+					  "who may write there";
 		return r->named ? "it does not exist, or your user may not read it: check the name, or "
 				  "log in as another user" :
 				  "it does not exist or is not public: check the name, or log in with "
@@ -173,11 +179,13 @@ errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *w
 	errint_t r;
 
 	read_words(reply, &w);
-	v = judge(reply->status, &w);
+	v = judge(reply->status, reply->writing, &w);
 	if (v.cls == ERR_AUTH) {
 		v.hint = refusal_hint(reply);
 		cut(w.text, QUOTE_WITH_HINT);
 	}
+	if (v.cls == ERR_UNSUPPORTED && reply->writing)
+		v.hint = "it takes no uploads: it is read-only, or a mirror";
 	if (w.parsed)
 		r = err_set(e, v.eno, v.cls, "%s: %s says %s%s%s (HTTP %d)%s%s", what, host, w.code,
 			    *w.text ? ": " : "", w.text, reply->status, v.hint ? "; " : "",

@@ -298,7 +298,7 @@ static void check_stalls(struct http *h)
 		next = x->next;
 		{
 			LOCK_SCOPE(&x->lock);
-			paused = x->paused;
+			paused = x->paused || x->up.starving;
 		}
 		if (paused)
 			x->progress_ns = now;

@@ -8,6 +8,7 @@
  *
  * Time: connecting is bounded by the connect timeout; after that the server must keep sending.  A
  * transfer that is paused because its caller is busy is not the server's fault and does not count.
+ * After a body has been sent whole, the server may think about it for HTTP_THINK_NS.
  * There is no bound on the whole of a blob, since layers have any size; a small request must have
  * moved HTTP_SMALL_RATE bytes a second on average once HTTP_SMALL_GRACE_NS (or four stall timeouts)
  * are over, so that nobody holds a caller by sending a little now and then.
@@ -22,6 +23,7 @@
 #define HTTP_ERROR_BODY_MAX (64u << 10)		/* of a status >= 300; the rest is not read */
 #define HTTP_SMALL_PER_HOST 16			/* requests at once in the small lane */
 #define HTTP_BLOBS_PER_HOST 8			/* default for the blob lane */
+#define HTTP_THINK_NS (300 * NSEC_PER_SEC)	/* ECR puts the parts of a layer together then */
 #define HTTP_SMALL_GRACE_NS (120 * NSEC_PER_SEC)
 #define HTTP_SMALL_RATE 8192			/* bytes a second: what a modem does */
 
@@ -43,17 +45,25 @@ struct http_res {
 	bool peer_loopback;	/* the answer came from this machine */
 };
 
+/* Fills dst with bytes [off, off + len) of a request's body.  The same bytes may be asked for again. */
+typedef errint_t (*http_read_fn)(void *ctx, uint64_t off, void *dst, size_t len, struct err *e);
+
 /* Sees status and headers before any body byte: 1 = body to the sink, 0 = to res->body, negative =
  * give up with this error. */
 typedef errint_t (*http_head_fn)(void *ctx, const struct http_res *res, struct err *e);
 
 struct http_req {
-	const char *method;		/* "GET", "HEAD", "POST" */
+	const char *method;		/* "GET", "HEAD", "POST", "PUT", "PATCH" */
 	const char *url;		/* from url_add */
 	const char *host;		/* host[:port] for messages and for the lane */
 	const char *const *headers;	/* "Name: value" */
 	size_t n_headers;
-	const char *body;		/* POST: a form; may be secret */
+	const void *body;		/* of all but GET and HEAD; may be secret */
+	size_t body_len;
+	http_read_fn read;		/* instead, for bodies of any size; called on the caller's
+					   thread, and for the last time before http_perform returns */
+	void *read_ctx;
+	uint64_t read_len;		/* bytes, at least one */
 	enum rg_lane lane;
 	const struct http_tls *tls;	/* NULL = system defaults */
 	uint64_t connect_timeout_ns;	/* 0: the engine's */

@@ -80,7 +80,7 @@ static errint_t connect_error(const struct xfer *x, const struct http_req *req, 
 		       x->os_errno ? ": " : "", x->os_errno ? strerror(x->os_errno) : "");
 }
 
-static errint_t cancelled(const struct http_req *req, struct err *e)
+errint_t http_cancelled(const struct http_req *req, struct err *e)
 {
 	return err_set(e, ECANCELED, ERR_CANCELLED, "the request to %s was cancelled", req->host);
 }
@@ -96,7 +96,7 @@ static errint_t end_error(const struct xfer *x, const struct http_req *req, stru
 	case XFER_OK:
 		return x->head_done ? 0 : err_set(e, EIO, ERR_NET, "%s sent no answer", req->host);
 	case XFER_CANCELLED:
-		return cancelled(req, e);
+		return http_cancelled(req, e);
 	case XFER_STALLED:
 		return stall_error(x, req, e);
 	case XFER_SLOW:
@@ -181,7 +181,7 @@ static errint_t read_body(struct http *h, struct xfer *x, const struct http_req 
 		errint_t r = await(x, c, &p, &n);
 
 		if (r < 0)
-			return cancelled(req, e);
+			return http_cancelled(req, e);
 		if (n == 0)
 			return res->status >= 300 ? error_outcome(x, req, e) : outcome(x, req, e);
 		r = deliver(req, res, sink, p, n, e);
@@ -197,7 +197,7 @@ static errint_t read_answer(struct http *h, struct xfer *x, const struct http_re
 	errint_t r = await(x, c, NULL, NULL);
 
 	if (r < 0)
-		return cancelled(req, e);
+		return http_cancelled(req, e);
 	if (!x->head_done)
 		return outcome(x, req, e);
 	res->status = x->status;
@@ -235,7 +235,7 @@ errint_t http_perform(struct http *h, const struct http_req *req, struct http_re
 
 	http_res_done(res);
 	if (cancel_fired(c) || !http_enter(h))
-		return cancelled(req, e);
+		return http_cancelled(req, e);
 	x = xfer_new(http_conf(h), req);
 	if (!x) {
 		http_leave(h);
@@ -244,7 +244,9 @@ errint_t http_perform(struct http *h, const struct http_req *req, struct http_re
 	if (c)
 		cancel_set_wake(c, wake_caller, x);
 	xfer_post(h, x, XFER_START);
-	r = read_answer(h, x, req, res, c, e);
+	r = req->read ? http_send_body(h, x, req, c, e) : 0;
+	if (r == 0)
+		r = read_answer(h, x, req, res, c, e);
 	if (c)
 		cancel_set_wake(c, NULL, NULL);
 	abandon(h, x);

@@ -2,7 +2,7 @@
  * http_priv.h - one transfer, shared by the network thread and its caller
  *
  * http.c drives transfers, http_xfer.c sets them up and takes what libcurl delivers, http_call.c is
- * the caller's side, http_proxy.c knows which of them a proxy carries.
+ * the caller's side, http_send.c both sides of a request's body, http_proxy.c knows which of them a proxy carries.
  *
  * A transfer is referenced by its caller, by the network thread while it is active or waits in a
  * lane, and by the inbox.  A caller that gives up posts ABORT and leaves at once; the ring lives
@@ -52,6 +52,14 @@ struct xfer {
 	int os_errno;
 	bool peer_loopback;
 
+	/* a body that the caller supplies bit by bit (http_send.c); guarded by lock */
+	struct {
+		char *ring;			/* set before START; NULL: none */
+		size_t head, fill;		/* next byte to write; bytes not yet sent */
+		uint64_t left;			/* bytes that libcurl has not asked for yet */
+		bool starving;			/* it waits for more */
+	} up;
+
 	/* network thread until head_done, then the caller */
 	char *headers;
 	size_t headers_len, header_lines;
@@ -61,7 +69,7 @@ struct xfer {
 	enum rg_lane lane_kind;
 	struct curl_slist *slist;
 	bool no_link_local, no_loopback, has_proxy;
-	uint64_t stall_ns;
+	uint64_t stall_ns;		/* the network thread raises it when a body is out */
 	char detail[XFER_DETAIL_MAX];	/* libcurl's words; complete when done */
 
 	/* network thread only */
@@ -101,3 +109,12 @@ const struct http_conf *http_conf(const struct http *h);
 void xfer_post(struct http *h, struct xfer *x, unsigned action);
 /* The proxy for this URL by $https_proxy, $http_proxy, $all_proxy and $no_proxy; NULL = none. */
 const char *http_proxy_for(const char *url);
+
+/* ---- http_send.c ---- */
+
+/* Sets method and body of a request that has one.  Nonzero: a CURLcode. */
+int http_send_setup(struct xfer *x, const struct http_req *req);
+/* The caller's side: supplies the body until it is out, or the answer or the end has come. */
+errint_t http_send_body(struct http *h, struct xfer *x, const struct http_req *req, struct cancel *c,
+			struct err *e) _must_check_;
+errint_t http_cancelled(const struct http_req *req, struct err *e);

@@ -173,6 +173,7 @@ void xfer_unref(struct xfer *x)
 	pthread_cond_destroy(&x->cond);
 	pthread_mutex_destroy(&x->lock);
 	free(x->ring);
+	free(x->up.ring);
 	free(x->headers);
 	free(x->lane_key);
 	free(x);
@@ -214,14 +215,13 @@ static errint_t set_headers(struct xfer *x, const struct http_req *req)
 	return 0;
 }
 
-static CURLcode set_method(CURL *c, const struct http_req *req)
+static int set_method(struct xfer *x, const struct http_req *req)
 {
 	if (strcmp(req->method, "HEAD") == 0)
-		return curl_easy_setopt(c, CURLOPT_NOBODY, 1L);
-	if (strcmp(req->method, "POST") != 0)
-		return curl_easy_setopt(c, CURLOPT_HTTPGET, 1L);
-	curl_easy_setopt(c, CURLOPT_POST, 1L);
-	return curl_easy_setopt(c, CURLOPT_COPYPOSTFIELDS, req->body ? req->body : "");
+		return (int)curl_easy_setopt(x->easy, CURLOPT_NOBODY, 1L);
+	if (strcmp(req->method, "GET") == 0)
+		return (int)curl_easy_setopt(x->easy, CURLOPT_HTTPGET, 1L);
+	return http_send_setup(x, req);
 }
 
 /* "" = none, whatever the environment says: libcurl must not decide otherwise than we did. */
@@ -285,7 +285,7 @@ static errint_t xfer_setup(const struct http_conf *conf, struct xfer *x, const s
 	if (!x->lane_key || !x->ring || !x->easy || set_headers(x, req) < 0)
 		return -ENOMEM;
 	set_fixed(conf, x, req);
-	if (set_method(x->easy, req) != CURLE_OK ||
+	if (set_method(x, req) != CURLE_OK ||
 	    curl_easy_setopt(x->easy, CURLOPT_URL, req->url) != CURLE_OK ||
 	    set_proxy(x->easy, proxy) != CURLE_OK ||
 	    set_tls(conf, x->easy, req->tls) != CURLE_OK)

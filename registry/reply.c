@@ -20,6 +20,9 @@ void rg_reply_done(struct rg_reply *r)
 	free(r->digest);
 	free(r->link_next);
 	free(r->oci_filters);
+	free(r->oci_subject);
+	free(r->location);
+	free(r->upload_range);
 	buf_done(&r->body);
 	*r = (struct rg_reply){ 0 };
 }
@@ -121,9 +124,13 @@ void reply_read_head(const struct http_res *res, const struct rg_call *call, str
 	r->content_type = media_type(http_header(res, "Content-Type"));
 	r->digest = dup_trimmed(http_header(res, "Docker-Content-Digest"));
 	r->oci_filters = dup_trimmed(http_header(res, "OCI-Filters-Applied"));
+	r->oci_subject = dup_trimmed(http_header(res, "OCI-Subject"));
+	r->upload_range = dup_trimmed(http_header(res, "Range"));
 	r->link_next = next_link(res);
 	r->content_length = whole_number(http_header(res, "Content-Length"), &n) && n <= INT64_MAX ?
 			    (int64_t)n : -1;
+	r->chunk_min = whole_number(http_header(res, "OCI-Chunk-Min-Length"), &n) && n <= INT64_MAX ?
+		       (int64_t)n : 0;
 	r->retry_after_s = MAX_OF(reply_retry_after(res), INT64_C(0));
 	read_range(res, call, r);
 }

@@ -23,7 +23,7 @@
 #define ATTEMPTS_MAX 20		/* whatever the policy says */
 #define DELAY_MAX_NS (60 * NSEC_PER_SEC)
 #define HEADERS_MAX (HEADERS_OWN + 32)
-#define HEADERS_OWN 4
+#define HEADERS_OWN 5
 
 struct trip {
 	struct rg_client *client;
@@ -33,12 +33,13 @@ struct trip {
 	struct cancel *cancel;
 	struct auth_try auth;
 	struct http_res res;
-	struct url start, url;		/* where it begins, where it is */
+	struct url start, url;		/* the registry's address, where it is */
+	struct url upload;		/* call->at when that is elsewhere: where it begins */
 	bool at_origin;			/* url is the endpoint's own origin */
 	bool from_loopback;		/* whoever sent us to url is on this machine */
 	bool head_read;			/* of the last request */
 	bool answered;			/* the registry itself has said something */
-	bool sink_failed;		/* the error is the sink's: final */
+	bool sink_failed;		/* the error is the sink's or the body's: final */
 	bool named;			/* the answer was given to somebody, see struct rg_reply */
 	bool once;			/* no second attempt: there is another place to ask */
 };
@@ -88,6 +89,30 @@ static errint_t follow_link(struct trip *t, struct err *e)
 	return 0;
 }
 
+/* Where an upload goes on.  A proxy that ends TLS makes registries believe that they speak plain http. */
+static errint_t follow_upload(struct trip *t, struct err *e)
+{
+	_cleanup_url_ struct url at = { 0 };
+	bool from_loopback = url_is_loopback(&t->start);
+	errint_t r = url_parse(t->call->at, &at, e);
+
+	if (r < 0)
+		return err_wrap(e, r, "the address for an upload to %s", t->ep->host);
+	if (url_same_origin(&at, &t->start) ||
+	    (t->start.https && !at.https && strcmp(at.host, t->start.host) == 0)) {
+		free(t->start.target);
+		t->start.target = steal_ptr(&at.target);
+		return 0;
+	}
+	r = url_guard(&t->start, from_loopback, &at, "upload", e);
+	if (r < 0)
+		return r;
+	t->from_loopback = from_loopback;
+	t->upload = at;
+	at = (struct url){ 0 };
+	return 0;
+}
+
 static errint_t build_start(struct trip *t, struct err *e)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(URL_MAX);
@@ -97,24 +122,35 @@ static errint_t build_start(struct trip *t, struct err *e)
 		return err_set(e, ENAMETOOLONG, ERR_LIMIT, "the URL for %s would be too long",
 			       t->ep->host);
 	r = url_parse(buf_str(&b), &t->start, e);
+	if (r == 0 && t->call->at)
+		return follow_upload(t, e);
 	return r < 0 || !t->call->next_url ? r : follow_link(t, e);
 }
 
 static errint_t go_to_start(struct trip *t, struct err *e)
 {
+	const struct url *from = t->upload.host ? &t->upload : &t->start;
+
 	url_done(&t->url);
-	t->url = t->start;
-	t->url.host = strdup(t->start.host);
-	t->url.target = strdup(t->start.target);
-	t->at_origin = true;
+	t->url = *from;
+	t->url.host = strdup(from->host);
+	t->url.target = strdup(from->target);
+	t->at_origin = !t->upload.host;
 	return t->url.host && t->url.target ? 0 : no_memory(t, e);
+}
+
+static bool is_write(const struct rg_call *c)
+{
+	return strcmp(c->method, "GET") != 0 && strcmp(c->method, "HEAD") != 0;
 }
 
 static void count_request(const struct rg_call *c)
 {
 	const char *p = c->path ? c->path : "";
 
-	if (strncmp(p, "manifests/", 10) == 0)
+	if (is_write(c))
+		stat_inc(STAT_HTTP_PUSHES);
+	else if (strncmp(p, "manifests/", 10) == 0)
 		stat_inc(STAT_HTTP_MANIFESTS);
 	else if (strncmp(p, "blobs/", 6) == 0)
 		stat_inc(STAT_HTTP_BLOBS);
@@ -148,6 +184,10 @@ static void build_head(const struct trip *t, struct head *h)
 	h->n = 0;
 	if (c->accept)
 		add_own(h, "Accept: %s", c->accept);
+	if (c->content_type)
+		add_own(h, "Content-Type: %s", c->content_type);
+	if (c->content_range)
+		add_own(h, "Content-Range: %s", c->content_range);
 	if (c->if_none_match)
 		add_own(h, "If-None-Match: \"%s\"", c->if_none_match);
 	if (c->ranged && c->len > 0)
@@ -202,6 +242,16 @@ static errint_t on_data(void *ctx, const void *data, size_t len, struct err *e)
 	return r;
 }
 
+static errint_t read_body(void *ctx, uint64_t off, void *dst, size_t len, struct err *e)
+{
+	struct trip *t = ctx;
+	errint_t r = t->call->read(t->call->read_ctx, off, dst, len, e);
+
+	if (r < 0)
+		t->sink_failed = true;
+	return r;
+}
+
 static errint_t send_once(struct trip *t, struct err *e)
 {
 	_cleanup_buf_ struct buf url = BUF_INIT(URL_MAX);
@@ -214,6 +264,8 @@ static errint_t send_once(struct trip *t, struct err *e)
 		.no_link_local = !t->at_origin, .no_loopback = !t->at_origin && !t->from_loopback,
 		.max_body = t->call->sink ? 0 : t->call->max_body,
 		.on_head = on_head, .sink = on_data, .ctx = t,
+		.body = t->call->body, .body_len = t->call->body_len,
+		.read = t->call->read ? read_body : NULL, .read_ctx = t, .read_len = t->call->read_len,
 	};
 	errint_t r;
 
@@ -235,8 +287,11 @@ static errint_t send_once(struct trip *t, struct err *e)
 
 /* ---- hops: redirects and 401s ---- */
 
-static bool is_redirect(int status)
+/* To write is to write there too, which only these two promise. */
+static bool is_redirect(int status, bool writing)
 {
+	if (writing)
+		return status == 307 || status == 308;
 	return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
@@ -290,7 +345,7 @@ static int step(struct trip *t, const struct auth_ask *ask, unsigned *hops, stru
 		r = go_to_start(t, e);
 		return r < 0 ? r : 1;
 	}
-	if (!is_redirect(status))
+	if (!is_redirect(status, is_write(t->call)))
 		return 0;
 	if (++*hops > HOPS_MAX)
 		return err_set(e, EIO, ERR_INPUT, "%s redirects more than %d times", t->ep->host,
@@ -320,7 +375,7 @@ static bool is_stale_link(const struct trip *t)
 {
 	int s = t->res.status;
 
-	return !t->at_origin && (s == 400 || s == 401 || s == 403);
+	return !t->at_origin && !t->upload.host && (s == 400 || s == 401 || s == 403);
 }
 
 /* From the first request to a final answer or an error. */
@@ -404,12 +459,26 @@ static errint_t attempts(struct trip *t, struct err *e)
 
 /* ---- endpoints ---- */
 
+/* Of an upload: the next request goes there. */
+static char *location_of(const struct trip *t)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(URL_MAX);
+	_cleanup_url_ struct url to = { 0 };
+	const char *s = http_header(&t->res, "Location");
+
+	if (t->res.status >= 300 || !s || url_resolve(&t->url, s, &to, NULL) < 0 || url_add(&b, &to) < 0)
+		return NULL;
+	return buf_take(&b, NULL);
+}
+
 /* Moves the body into the reply when this is the final answer. */
 static void finish(struct trip *t)
 {
 	if (!t->head_read)
 		reply_read_head(&t->res, t->call, t->reply);
 	t->reply->named = t->named;
+	t->reply->writing = is_write(t->call);
+	t->reply->location = location_of(t);
 	if (t->at_origin)
 		t->reply->speaker = t->call->repo && *t->call->repo ? RG_REPOSITORY : RG_REGISTRY;
 	t->reply->body = t->res.body;
@@ -422,6 +491,7 @@ static void trip_done(struct trip *t)
 	http_res_done(&t->res);
 	url_done(&t->start);
 	url_done(&t->url);
+	url_done(&t->upload);
 }
 
 static errint_t try_endpoint(struct trip *t, struct err *e)
@@ -470,7 +540,7 @@ static errint_t try_both(struct trip *t, struct endpoint *ep, struct err *e)
 		return r;
 	if (answers_plainly(t, ep))
 		return 0;
-	t->once = ep->is_mirror;
+	t->once = ep->is_mirror || t->call->once;
 	return t->once || t->sink_failed || t->reply->sunk > 0 ? r : try_endpoint(t, e);
 }
 
@@ -479,7 +549,7 @@ static errint_t call_endpoint(struct rg_host *h, const struct rg_call *call, str
 			      struct err *e)
 {
 	_cleanup_(trip_done) struct trip t = { .client = h->client, .call = call, .ep = ep,
-					       .reply = reply, .cancel = c, .once = ep->is_mirror };
+					       .reply = reply, .cancel = c, .once = ep->is_mirror || call->once };
 	errint_t r = ep->plain_fallback ? try_both(&t, ep, e) : try_endpoint(&t, e);
 
 	*ret_final = !ep->is_mirror || t.sink_failed || reply->sunk > 0 || cancel_fired(c) ||

@@ -21,13 +21,18 @@ enum rg_lane {
 				   behind layers */
 };
 
+/* Fills dst with bytes [off, off + len) of a request's body; the same may be asked for again. */
+typedef errint_t (*rg_read_fn)(void *ctx, uint64_t off, void *dst, size_t len, struct err *e);
+
 struct rg_call {
-	const char *method;	/* "GET" or "HEAD" */
+	const char *method;	/* "GET", "HEAD"; and to write: "POST", "PUT", "PATCH" */
 	const char *repo;	/* full name, for path and scope; NULL for host-level calls */
 	const char *path;	/* below /v2/ and the repository: "manifests/1.0", "tags/list";
 				   host-level: "", "_catalog" */
 	const char *query;	/* without '?', already escaped; NULL = none */
 	const char *next_url;	/* a Link target to use instead of path and query; same host only */
+	const char *at;		/* a reply's location to use instead of path and query; credentials go
+				   along only when it is the registry's own origin */
 	const char *accept;	/* NULL = none */
 	const char *if_none_match; /* digest text or NULL */
 	const char *scope;	/* NULL = "repository:<repo>:pull"; "registry:catalog:*" */
@@ -37,6 +42,14 @@ struct rg_call {
 	bool ranged;		/* send Range for [off, off + len) */
 	uint64_t off, len;	/* len 0 = open end */
 	size_t max_body;	/* ceiling for a buffered body; without sink */
+	const char *content_type; /* of the body that is sent */
+	const char *content_range; /* "0-99", or NULL */
+	const void *body;	/* sent with POST, PUT and PATCH */
+	size_t body_len;
+	rg_read_fn read;	/* instead, for bodies of any size; its failure ends the call */
+	void *read_ctx;
+	uint64_t read_len;
+	bool once;		/* the caller repeats, if anybody does */
 	rg_sink_fn sink;	/* body of a 200/206 goes here instead of reply->body; the reply's
 				   head (all but sunk and body) is complete before the first byte */
 	void *sink_ctx;
@@ -48,12 +61,17 @@ struct rg_reply {
 	char *digest;		/* Docker-Content-Digest, raw, NULL = none */
 	char *link_next;	/* URL of rel="next", as written; NULL = none */
 	char *oci_filters;	/* OCI-Filters-Applied */
+	char *oci_subject;	/* OCI-Subject */
+	char *location;		/* Location of an answer below 300, made absolute */
+	char *upload_range;	/* "0-99": what an upload has so far */
+	int64_t chunk_min;	/* OCI-Chunk-Min-Length; 0: not said */
 	int64_t content_length;	/* -1 unknown */
 	int64_t retry_after_s;	/* when to come back; 0: not said */
 	bool has_range;		/* 206 with a valid Content-Range: */
 	uint64_t range_start, range_total; /* total 0 = the server did not say */
 	uint64_t sunk;		/* bytes given to the sink */
 	bool from_mirror;	/* not the registry itself: worth asking that if it is no good */
+	bool writing;		/* the call was to change something */
 	bool named;		/* credentials were used (or a token they got) */
 	enum rg_speaker {	/* who answered: */
 		RG_ELSEWHERE = 0,	/* where a redirect led */

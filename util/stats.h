@@ -26,9 +26,11 @@ struct buf;
 	X(HTTP_BLOBS, "http_blob_requests", counter, "blob GET requests")                         \
 	X(HTTP_LISTS, "http_list_requests", counter, "tag, catalog and referrer list requests")   \
 	X(HTTP_TOKENS, "http_token_requests", counter, "token requests")                          \
+	X(HTTP_PUSHES, "http_push_requests", counter, "requests that change a registry")          \
 	X(HTTP_RETRIES, "http_retries", counter, "requests sent again after a failure")           \
 	X(HTTP_ERRORS, "http_errors", counter, "requests that failed for good")                   \
 	X(HTTP_BYTES, "http_received_bytes", counter, "body bytes received")                      \
+	X(HTTP_SENT, "http_sent_bytes", counter, "body bytes sent")                               \
 	X(HTTP_ACTIVE, "http_active", gauge, "transfers under way")                               \
 	X(CACHE_HITS, "cache_hits", counter, "cache entries found")                               \
 	X(CACHE_MISSES, "cache_misses", counter, "cache entries not found")                       \

@@ -46,6 +46,18 @@ struct rg_host *fake_host(void)
 	return &the_host;
 }
 
+/* What would be sent, as far as there is room. */
+static void record_body(struct fake_request *q, const struct rg_call *c)
+{
+	size_t n = MIN_OF(sizeof(q->sent) - 1, c->read ? (size_t)c->read_len : c->body_len);
+
+	if (c->read && c->read(c->read_ctx, 0, q->sent, n, NULL) < 0)
+		n = 0;
+	else if (!c->read && n > 0)
+		memcpy(q->sent, c->body, n);
+	q->sent_len = c->read ? c->read_len : c->body_len;
+}
+
 static void record(const struct rg_call *c)
 {
 	struct fake_request *q = &requests[n_requests++];
@@ -53,6 +65,12 @@ static void record(const struct rg_call *c)
 	*q = (struct fake_request){ .scope = c->scope, .ranged = c->ranged, .mirrors = c->mirrors,
 				    .by_digest = c->by_digest, .off = c->off, .len = c->len,
 				    .lane = c->lane };
+	(void)snprintf(q->at, sizeof(q->at), "%s", c->at ? c->at : "");
+	(void)snprintf(q->type, sizeof(q->type), "%s", c->content_type ? c->content_type : "");
+	(void)snprintf(q->content_range, sizeof(q->content_range), "%s",
+		       c->content_range ? c->content_range : "");
+	(void)snprintf(q->wanted, sizeof(q->wanted), "%s", c->scope ? c->scope : "");
+	record_body(q, c);
 	(void)snprintf(q->method, sizeof(q->method), "%s", c->method);
 	(void)snprintf(q->path, sizeof(q->path), "%s", c->path);
 	(void)snprintf(q->query, sizeof(q->query), "%s", c->query ? c->query : "");
@@ -104,6 +122,11 @@ errint_t rg_transport_call(struct rg_host *h, const struct rg_call *call, struct
 		.content_type = dup_or_null(a->content_type),
 		.digest = dup_or_null(a->digest),
 		.link_next = dup_or_null(a->link),
+		.location = dup_or_null(a->location),
+		.oci_subject = dup_or_null(a->subject),
+		.upload_range = dup_or_null(a->upload_range),
+		.chunk_min = a->chunk_min,
+		.writing = strcmp(call->method, "GET") != 0 && strcmp(call->method, "HEAD") != 0,
 		.content_length = a->content_length ? a->content_length : (int64_t)len,
 		.has_range = a->has_range,
 		.from_mirror = a->from_mirror && call->mirrors,
@@ -130,6 +153,9 @@ void rg_reply_done(struct rg_reply *r)
 	free(r->digest);
 	free(r->link_next);
 	free(r->oci_filters);
+	free(r->oci_subject);
+	free(r->location);
+	free(r->upload_range);
 	buf_done(&r->body);
 	*r = (struct rg_reply){ 0 };
 }

@@ -10,7 +10,8 @@
 
 struct fake_answer {
 	int status;
-	const char *content_type, *digest, *link;
+	const char *content_type, *digest, *link, *location, *subject, *upload_range;
+	int64_t chunk_min;
 	const char *body;		/* NULL = "" */
 	size_t body_len;		/* 0 = strlen(body) */
 	int64_t content_length;		/* 0 = as the body; -1 = unknown */
@@ -22,6 +23,8 @@ struct fake_answer {
 
 struct fake_request {
 	char method[8], path[256], query[512], next_url[512], repo[256], accept[400];
+	char at[512], type[128], content_range[64], sent[1024], wanted[300];
+	uint64_t sent_len;
 	const char *scope;
 	bool ranged, mirrors, by_digest;
 	uint64_t off, len;
