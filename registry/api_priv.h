@@ -19,6 +19,7 @@ struct rg_api {
 	pthread_mutex_t lock;
 	struct hmap *no_referrers;	/* repository -> uint64_t *, until when it is believed */
 	struct hmap *bad_blobs;		/* struct digest -> the same: keep off the mirrors */
+	atomic_bool no_one_request;	/* it does not take a blob with POST */
 	atomic_uint ignored_ranges;	/* requests for parts that got the whole blob, in a row */
 };
 

@@ -10,7 +10,7 @@
  * behind a proxy that lost its backend both requests get a page, and that is an error.  Web pages
  * with another status are errors at once.
  */
-#include "registry/api_priv.h"
+#include "registry/api_push.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -212,11 +212,11 @@ static errint_t by_tag(struct rg_api *a, const char *repo, const struct digest *
 {
 	_cleanup_(rg_manifest_done) struct rg_manifest m = { 0 };
 	_cleanup_(oci_manifest_freep) struct oci_manifest *parsed = NULL;
-	char tag[REF_TAG_MAX + 1], hex[DIGEST_TEXT_MAX];
+	char tag[REF_TAG_MAX + 1];
 	struct err mine = { 0 };
 	errint_t r;
 
-	(void)snprintf(tag, sizeof(tag), "%.32s-%.64s", digest_alg_name(d), digest_hex(d, hex));
+	api_referrers_tag(d, tag);
 	r = rg_api_get_manifest(a, repo, tag, &m, c, &mine);
 	if (r == -ENOENT && mine.cls == ERR_NOTFOUND)
 		return empty_index(ret, e);

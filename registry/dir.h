@@ -11,7 +11,7 @@
  */
 #pragma once
 
-#include "registry/registry.h"
+#include "registry/push.h"
 
 struct rg_dir;
 
@@ -32,3 +32,12 @@ errint_t rg_dir_get_blob(struct rg_dir *d, const char *repo, const struct digest
 errint_t rg_dir_list_referrers(struct rg_dir *d, const char *repo, const struct digest *dg,
 			       struct buf *ret_index, struct cancel *c, struct err *e) _must_check_;
 errint_t rg_dir_list_untagged(struct rg_dir *d, const char *repo, struct buf *ret_index, struct err *e) _must_check_;
+
+/* Writing: as their namesakes in push.h.  m and dg: what p's bytes say. */
+errint_t rg_dir_has_blob(struct rg_dir *d, const char *repo, const struct digest *dg, bool *ret,
+			 struct err *e) _must_check_;
+errint_t rg_dir_put_blob(struct rg_dir *d, const char *repo, const struct rg_body *b, const char *from,
+			 struct cancel *c, struct err *e) _must_check_;
+errint_t rg_dir_put_manifest(struct rg_dir *d, const char *repo, const struct rg_put *p,
+			     const struct oci_manifest *m, const struct digest *dg, struct cancel *c,
+			     struct err *e) _must_check_;

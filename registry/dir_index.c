@@ -12,8 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define REF_NAME_KEY "org.opencontainers.image.ref.name"
-
 static errint_t not_a_repository(struct rg_dir *d, const char *repo, struct err *e)
 {
 	return err_set(e, ENOENT, ERR_NOTFOUND, "there is no repository \"%s\" in %s", repo,
@@ -45,7 +43,7 @@ static errint_t missing_part(struct rg_dir *d, int root, const char *repo, const
 			       : "");
 }
 
-static errint_t check_layout(struct rg_dir *d, int root, const char *repo, struct err *e)
+errint_t dir_check_layout(struct rg_dir *d, int root, const char *repo, struct err *e)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(DIR_LAYOUT_MAX);
 	_cleanup_(json_freep) struct json *doc = NULL;
@@ -114,7 +112,7 @@ errint_t dir_index_load(struct rg_dir *d, int root, const char *repo, struct dir
 	struct dir_index x = { .bytes = BUF_INIT(DIR_INDEX_MAX) };
 	errint_t r;
 
-	r = check_layout(d, root, repo, e);
+	r = dir_check_layout(d, root, repo, e);
 	if (r == 0)
 		r = load_index(d, root, repo, &x, e);
 	if (r < 0) {
@@ -156,7 +154,7 @@ static bool tag_of_name(const char *name, char out[static REF_TAG_MAX + 1])
 bool dir_index_tag(const struct dir_index *x, size_t i, char out[static REF_TAG_MAX + 1])
 {
 	const char *name =
-		json_str(json_get(json_at(x->manifests, i), "annotations"), REF_NAME_KEY);
+		json_str(json_get(json_at(x->manifests, i), "annotations"), DIR_REF_NAME);
 
 	return name && tag_of_name(name, out);
 }

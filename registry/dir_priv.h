@@ -5,6 +5,7 @@
  * dir_walk.c	finding repositories
  * dir_index.c	index.json: entries and tags
  * dir_refs.c	referrers by scanning
+ * dir_write.c	blobs, manifests and tags
  * dir.c	the interface of dir.h
  */
 #pragma once
@@ -58,6 +59,8 @@ errint_t dir_walk(struct rg_dir *d, int root, struct names_builder *b, struct ca
 
 /* --- dir_index.c --- */
 
+#define DIR_REF_NAME "org.opencontainers.image.ref.name"
+
 struct dir_index {
 	struct buf bytes;		/* index.json as it is */
 	struct json *doc;
@@ -72,6 +75,7 @@ struct dir_entry {
 	const char *media_type;		/* or NULL */
 };
 
+errint_t dir_check_layout(struct rg_dir *d, int root, const char *repo, struct err *e) _must_check_;
 /* Checks that the repository is a layout first; ENOENT/NOTFOUND when there is none. */
 errint_t dir_index_load(struct rg_dir *d, int root, const char *repo, struct dir_index *ret,
 			struct err *e) _must_check_;

@@ -60,17 +60,8 @@ static errint_t list_one(struct scan *s, const struct oci_descriptor *d, struct 
 static errint_t list_manifest(struct scan *s, const struct digest *dg, uint64_t size,
 			      const struct oci_manifest *m, struct err *e)
 {
-	struct oci_descriptor tmp = {
-		.digest = *dg,
-		.size = size,
-		.media_type = m->media_type,
-		.artifact_type = (char *)(uintptr_t)oci_artifact_type(m),
-		.annotations = m->annotations,
-		.n_annotations = m->n_annotations,
-	};
+	struct oci_descriptor tmp = index_referrer(m, dg, size);
 
-	if (tmp.artifact_type && !*tmp.artifact_type)
-		tmp.artifact_type = NULL;
 	return list_one(s, &tmp, e);
 }
 

@@ -1,5 +1,5 @@
 /*
- * oci_write.c - the JSON of an OCI index, member by member
+ * oci_write.c - the JSON of an OCI index, member by member, and changes in one that exists
  *
  * All strings go through buf_add_json, so the result is valid JSON whatever the input was.
  */
@@ -65,4 +65,109 @@ void index_add(struct buf *b, const struct oci_descriptor *d, bool first)
 void index_end(struct buf *b)
 {
 	(void)buf_adds(b, "]}");
+}
+
+struct oci_descriptor index_referrer(const struct oci_manifest *m, const struct digest *d, uint64_t size)
+{
+	struct oci_descriptor out = {
+		.digest = *d,
+		.size = size,
+		.media_type = m->media_type,
+		.artifact_type = (char *)(uintptr_t)oci_artifact_type(m),
+		.annotations = m->annotations,
+		.n_annotations = m->n_annotations,
+	};
+
+	if (out.artifact_type && !*out.artifact_type)
+		out.artifact_type = NULL;
+	return out;
+}
+
+/* --- editing --- */
+
+static const char *skip_blanks(const char *p, const char *end)
+{
+	while (p < end && strchr(" \t\r\n", *p))
+		p++;
+	return p;
+}
+
+static const char *skip_string(const char *p, const char *end)
+{
+	for (p++; p < end && *p != '"'; p++)
+		if (*p == '\\')
+			p++;
+	return MIN_OF(p + 1, end);
+}
+
+/* Of valid JSON: behind the value at p. */
+static const char *skip_value(const char *p, const char *end)
+{
+	unsigned depth = 0;
+
+	do {
+		if (*p == '"') {
+			p = skip_string(p, end);
+			continue;
+		}
+		if (*p == '{' || *p == '[')
+			depth++;
+		else if (*p == '}' || *p == ']')
+			depth--;
+		p++;
+	} while (p < end && (depth > 0 || !strchr(",]} \t\r\n", *p)));
+	return p;
+}
+
+/* Behind the '[' of the top-level member `manifests`; NULL: there is none. */
+static const char *find_manifests(const char *p, const char *end)
+{
+	static const char key[] = "\"manifests\"";
+
+	p = skip_blanks(p, end);
+	if (p == end || *p != '{')
+		return NULL;
+	for (p = skip_blanks(p + 1, end); p < end && *p == '"'; p = skip_blanks(p, end)) {
+		const char *name = p;
+		size_t n;
+
+		p = skip_string(p, end);
+		n = (size_t)(p - name);
+		p = skip_blanks(skip_blanks(p, end) + 1, end);
+		if (p >= end)
+			return NULL;
+		if (n == sizeof(key) - 1 && memcmp(name, key, n) == 0)
+			return *p == '[' ? p + 1 : NULL;
+		p = skip_blanks(skip_value(p, end), end);
+		if (p < end && *p == ',')
+			p++;
+	}
+	return NULL;
+}
+
+errint_t index_edit(const char *json, size_t len, index_keep_fn keep, void *ctx, const char *add,
+		    struct buf *out)
+{
+	const char *end = json + len, *p = find_manifests(json, end);
+	bool first = true;
+
+	if (!p)
+		return -EINVAL;
+	(void)buf_add(out, json, (size_t)(p - json));
+	p = skip_blanks(p, end);
+	for (size_t i = 0; p < end && *p != ']'; i++) {
+		const char *to = skip_value(p, end);
+
+		if (!keep || keep(ctx, i)) {
+			(void)buf_adds(out, first ? "" : ",");
+			(void)buf_add(out, p, (size_t)(to - p));
+			first = false;
+		}
+		p = skip_blanks(to, end);
+		if (p < end && *p == ',')
+			p = skip_blanks(p + 1, end);
+	}
+	(void)buf_addf(out, "%s%s", first || !*add ? "" : ",", add);
+	(void)buf_add(out, p, (size_t)(end - p));
+	return buf_check(out);
 }

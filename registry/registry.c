@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "registry/api.h"
+#include "registry/api_push.h"
 #include "registry/dir.h"
 #include "util/cleanup.h"
 
@@ -261,6 +261,78 @@ errint_t rg_list_untagged(struct rg_registry *g, const char *repo, struct buf *r
 			       "%s has no way to list images without a tag", rg_name(g));
 	r = full_name(g, repo, full, e);
 	return r < 0 ? r : rg_dir_list_untagged(g->dir, full, ret_index, e);
+}
+
+/* --- writing (push.h) --- */
+
+static errint_t read_memory(void *ctx, uint64_t off, void *dst, size_t len, _unused_ struct err *e)
+{
+	memcpy(dst, (const char *)ctx + off, len);
+	return 0;
+}
+
+struct rg_body rg_body_of(const void *data, size_t len)
+{
+	struct rg_body b = { .size = len, .read = read_memory, .ctx = (void *)(uintptr_t)data };
+
+	digest_of(DIGEST_SHA256, data, len, &b.digest);
+	return b;
+}
+
+errint_t rg_has_blob(struct rg_registry *g, const char *repo, const struct digest *d, bool *ret,
+		     struct cancel *c, struct err *e)
+{
+	char full[FULL_NAME_MAX];
+	errint_t r = full_name(g, repo, full, e);
+
+	if (r < 0)
+		return r;
+	return g->dir ? rg_dir_has_blob(g->dir, full, d, ret, e) :
+			rg_api_has_blob(g->api, full, d, ret, c, e);
+}
+
+errint_t rg_put_blob(struct rg_registry *g, const char *repo, const struct rg_body *b, const char *from,
+		     struct cancel *c, struct err *e)
+{
+	char full[FULL_NAME_MAX], full_from[FULL_NAME_MAX];
+	errint_t r = full_name(g, repo, full, e);
+
+	if (r == 0 && from)
+		r = full_name(g, from, full_from, e);
+	if (r < 0)
+		return r;
+	from = from ? full_from : NULL;
+	return g->dir ? rg_dir_put_blob(g->dir, full, b, from, c, e) :
+			rg_api_put_blob(g->api, full, b, from, c, e);
+}
+
+/* What is pushed must make sense to us, too: its subject decides where it is listed. */
+static errint_t check_put(const struct rg_put *p, struct oci_manifest **ret, struct err *e)
+{
+	size_t n = p->reference ? strlen(p->reference) : 0;
+
+	if (p->reference && !ref_is_tag(p->reference, n))
+		return err_set(e, EINVAL, ERR_INPUT, "\"%.150s\" is not a tag", p->reference);
+	if (p->len > RG_MANIFEST_PUSH_MAX)
+		return err_set(e, EFBIG, ERR_LIMIT, "a manifest of %zu bytes, more than registries take (%u)",
+			       p->len, RG_MANIFEST_PUSH_MAX);
+	return oci_manifest_parse(p->bytes, p->len, p->media_type, ret, e);
+}
+
+errint_t rg_put_manifest(struct rg_registry *g, const char *repo, const struct rg_put *p,
+			 struct digest *ret, struct cancel *c, struct err *e)
+{
+	_cleanup_(oci_manifest_freep) struct oci_manifest *m = NULL;
+	char full[FULL_NAME_MAX];
+	errint_t r = full_name(g, repo, full, e);
+
+	if (r == 0)
+		r = check_put(p, &m, e);
+	if (r < 0)
+		return r;
+	digest_of(DIGEST_SHA256, p->bytes, p->len, ret);
+	return g->dir ? rg_dir_put_manifest(g->dir, full, p, m, ret, c, e) :
+			rg_api_put_manifest(g->api, full, p, m, ret, c, e);
 }
 
 void rg_describe_auth(struct rg_registry *g, struct buf *out)

@@ -10,7 +10,7 @@ function ours(dir, file, inc) {
 	top = inc; sub(/\/.*/, "", top)
 	if (top == dir || top == "util") return 1
 	if (dir == "fs")
-		return inc ~ /^(registry\/(registry|ref|oci|oci_write)|cache\/(cache|tree|tree_stack)|policy\/(policy|readahead))\.h$/
+		return inc ~ /^(registry\/(registry|push|ref|oci|oci_write)|cache\/(cache|tree|tree_stack)|policy\/(policy|readahead))\.h$/
 	return 0
 }
 function theirs(file, inc) {
