@@ -20,7 +20,7 @@ GO_FETCH=1.26.8      # what is fetched when the Go at hand is older
 PACKAGES='docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman buildah:buildah crun:crun
 	rsync:rsync jq:jq getfattr:attr setfacl:acl getcap:libcap2-bin fusermount3:fuse3 zstd:zstd xz:xz-utils debootstrap:debootstrap
 	busybox:busybox-static curl:curl openssl:openssl htpasswd:apache2-utils fio:fio git:git
-	fsck.erofs:erofs-utils
+	fsck.erofs:erofs-utils ip:iproute2
 	groff:groff-base mandoc:mandoc python3:python3 /usr/lib/python3/dist-packages/pytest:python3-pytest
 	/etc/ssl/certs/ca-certificates.crt:ca-certificates'
 

@@ -45,7 +45,12 @@ def free_port():
 
 
 class Server:
-    """A child process that listens on a port. Subclasses say how it is configured and started."""
+    """A child process that listens on a port. Subclasses say how it is configured and started.
+
+    address and enter: where it listens, and the words before its command that put it where that address is (nsenter ...).
+    """
+
+    address, enter = "127.0.0.1", ()
 
     def __init__(self, authority=None):
         self.authority, self.tls = authority, authority is not None
@@ -74,14 +79,14 @@ class Server:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.dir), **self.environment()}
         with open(self.dir / "log", "ab") as log:
             # setpriv: the server ends even when the test run is killed
-            self.proc = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self.command()], cwd=self.dir, env=env,
+            self.proc = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self.enter, *self.command()], cwd=self.dir, env=env,
                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _wait_port(self, seconds=20):
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.proc.poll() is None:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection((self.address, self.port), 1).close()
                 return self.proc.poll() is None
             except OSError:
                 time.sleep(0.02)
@@ -108,7 +113,7 @@ class Server:
 
     @property
     def host(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     @property
     def url(self):
@@ -152,7 +157,7 @@ class _Distribution(Server):
             "version: 0.1\nlog:\n  level: info\n"
             f"storage:\n  filesystem:\n    rootdirectory: {self.storage}\n  delete:\n    enabled: {str(self.delete).lower()}\n"
             "  maintenance:\n    uploadpurging:\n      enabled: false\n"
-            f"http:\n  addr: 127.0.0.1:{self.port}\n  secret: tests\n{tls}{self.auth_section()}{self.config}")
+            f"http:\n  addr: {self.host}\n  secret: tests\n{tls}{self.auth_section()}{self.config}")
         return [tool(self.program), "serve", str(self.dir / "config.yml")]
 
     def environment(self):
