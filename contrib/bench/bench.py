@@ -1,274 +1,181 @@
 #!/usr/bin/env python3
 """Measures registryfs beside the tools that people use instead, all in one run on one machine; prints Markdown.
 
-    contrib/bench/bench.py [--runs 5] [--peers all|podman,umoci,...] [--program build/registryfs] > result.md
+    contrib/bench/bench.py [--sections image,formats,link,tags,warm] [--runs 5] [--program build/registryfs] > result.md
 
 A docker-registry on loopback serves the benchmark image (tests/fixtures). Every figure is the median of the runs, with the
 least and the greatest; every run starts from nothing (no cache, no storage, page cache dropped). Ratios are to registryfs
 measured in the same run. Nothing here is a test: it prints, and asserts only that the right bytes were read.
 
+Sections:
+  image        the image with plain gzip layers; beside the peers, what the machine itself allows (L, and the local disk)
+  formats      the same image with tables of contents, beside stargz-store
+  link         the same, and with Python in it, over a link with --latency more per round trip and --rate
+  tags         listing 10 000 tags
+  warm         what is served from a full cache: contrib/bench/warm.py, in its own words
+
 What is measured:
   first, last  one file of the lowest layer and one of the top layer, from nothing to the last byte
   find         walk of the whole tree, from nothing; and the same walk again
-  read         all the image's regular files, one after the other; and once more
-  iops         4 KiB reads at random offsets of the twenty largest files, page cache dropped; 2000, or as many as fit in 10 s
-  tags         listing 10 000 tags
+  all          all the image's regular files one after the other, from nothing; and once more; then
+               4 KiB reads at random offsets of the twenty largest files, page cache dropped; 2000, or as many as fit in 10 s;
+               then, stopped and started with what it keeps on disk, one file
+  python       a start of the image's Python, from nothing, in a chroot
   rss          peak resident memory of the largest process
+  moved        body bytes, requests and connections that the registry saw until the tool was ended; of rows behind the first
+               read of everything, too
 
-registryfs, ocifuse and the pipe that looks for one file start from nothing for each of first, last and find. The others fetch
-everything whatever is asked, so that one fetch a run counts for all three.
+What is lazy (registryfs, ocifuse, ocifs, stargz-store, the pipe that looks for one file) starts from nothing for each of
+these. The others fetch everything whatever is asked, so that one fetch a run counts for all.
 
 So that an end is certain, a row may take --limit seconds (then "> 60" is printed, and the row is not tried again) and a peer
 --budget seconds in all (then it has fewer runs than the others, "n=3"). What was limited is said below the tables.
 
-Root is needed for podman, umoci, mounting EROFS and for dropping the page cache. What apt, pip and go have is installed first
-(--no-install: not), into the tests' cache: ${XDG_CACHE_HOME:-~/.cache}/registryfs-tests. Three peers cannot be had that way and
-are used if found in PATH or in the cache's bin: ocifuse (github.com/imjasonh/ocifuse), ocifs (github.com/greatliontech/ocifs)
-and a mkfs.erofs with --oci (erofs-utils 1.9 configured with --enable-oci).
+Root is needed for podman, umoci, mounting, the link and for dropping the page cache. What apt, pip and go have is installed first
+(--no-install: not), into the tests' cache: ${XDG_CACHE_HOME:-~/.cache}/registryfs-tests. Four peers cannot be had that way and
+are used if found in PATH or in the cache's bin: see peers.py.
 """
 import argparse
-import contextlib
-import os
 import pathlib
 import signal
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "contrib/bench"))
+import layouts                                                       # noqa: E402
+import limits                                                        # noqa: E402
+import link                                                          # noqa: E402
 import peers                                                         # noqa: E402
 import proc                                                          # noqa: E402
 import report                                                        # noqa: E402
-from lib import images, servers, tocimages, treecmp                  # noqa: E402
+import session                                                       # noqa: E402
+from lib import images, servers, tocimages                           # noqa: E402
 
-FILES = {"first": peers.FIRST, "last": peers.LAST}
-TREE = ("find", "warm", "read", "again", "iops")
+SECTIONS = ("image", "formats", "link", "tags", "warm")
+PARTS = ("first", "last", "find", "all")
+GZIP, ESTARGZ = "registryfs, gzip", "registryfs, estargz"
+LINK_PEERS = ("podman", "ocifuse", "ocifs")
 
 
-@contextlib.contextmanager
-def scratch_dir():
-    path = tempfile.mkdtemp(prefix="registryfs-bench.")
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+def variant(kind, **attributes):
+    return type(kind.__name__, (kind,), attributes)
+
+
+def ours(name, tag="1.0"):
+    return variant(peers.Registryfs, name=name, beside=name, tag=tag)
 
 
 class Bench:
-    def __init__(self, args, kinds):
-        self.program = pathlib.Path(args.program).resolve()
-        self.runs, self.limit, self.budget, self.kinds = args.runs, args.limit, args.budget, kinds
-        self.tools = [kind.name for kind in kinds]
-        self.figures, self.over, self.failed = {}, {}, set()
-        self.spent, self.next_run, self.spent_out = {}, {}, set()
-        self.notes = [f"a row to {self.limit:.0f} s, a tool to {self.budget:.0f} s over all runs"]
+    def __init__(self, args, names):
+        self.args, self.parts, self.notes, self.kinds = args, args.only.split(","), [], {}
+        for name, kind in [(n, peers.PEERS[n]) for n in names] + [("bare", limits.Bare), ("disk", limits.LocalDisk)]:
+            why = kind.missing()
+            if why:
+                self.notes.append(f"{kind.name} not measured: {why}")
+            else:
+                self.kinds[name] = kind
+        self.plain = servers.CACHE / "benchmark-image/oci"
 
-    def remark(self, text):
-        if text not in self.notes:
-            self.notes.append(text)
-            print(text, file=sys.stderr)
+    def some(self, names, beside):
+        return [variant(self.kinds[n], beside=beside) for n in names if n in self.kinds]
 
-    def note(self, tool, figure, value):
-        self.figures.setdefault(tool.name, {}).setdefault(figure, []).append(value)
+    def section(self, title, kinds):
+        return session.Section(title, self.args, kinds, self.notes)
 
-    def deadline(self):
-        return time.monotonic() + self.limit
+    def versions(self):
+        return list(dict.fromkeys(v for kind in self.kinds.values() for v in kind.versions()))
 
-    def row(self, tool, figure, function, *args, before=0.0):
-        """Measures one row that took `before` already; None if it takes too long, now or in an earlier run."""
-        if (tool.name, figure) in self.over:
-            return None
-        start = time.monotonic()
-        try:
-            result = function(*args, start + self.limit - before)
-        except proc.TooLong:
-            self.over[tool.name, figure] = self.limit
-            return None
-        self.note(tool, figure, result if figure == "iops" else before + time.monotonic() - start)
-        return result
+    def image(self):
+        names = ["bare", "disk", *(n for n in self.kinds if n not in ("bare", "disk", "stargz-store"))]
+        section = self.section("The image with gzip layers", [peers.Registryfs, *self.some(names, "registryfs")])
+        with servers.DockerRegistry28() as registry:
+            section.image(registry, {"1.0": self.plain}, self.plain, self.parts)
+        return report.markdown(section)
 
-    # ---- one image
+    def formats(self):
+        tags = {"1.0": self.plain, **{f: tocimages.converted_layout(self.plain, f) for f in tocimages.FORMATS}}
+        kinds = [ours(f"registryfs, {'gzip' if tag == '1.0' else tag}", tag) for tag in tags]
+        section = self.section("Formats with a table of contents", kinds + self.some(["stargz-store"], ESTARGZ))
+        with servers.DockerRegistry28() as registry:
+            section.image(registry, tags, self.plain, self.parts)
+        return report.markdown(section)
 
-    def reference(self, layout, tree):
-        """What umoci makes of the image is what all are compared with."""
-        root = pathlib.Path(treecmp.umoci_unpack(layout, "1.0", tree))
-        root = next(p.parent.parent.parent for p in root.glob(f"**/{peers.FIRST}"))
-        self.expected = {what: (root / path).read_bytes() for what, path in FILES.items()}
-        self.entries = proc.walk(root, self.deadline())
-        found = [os.path.join(d, f) for d, _, names in os.walk(root) for f in names]
-        found = sorted((p for p in found if os.path.isfile(p) and not os.path.islink(p)), key=lambda p: (-os.lstat(p).st_size, p))
-        self.largest, self.names = pathlib.Path(f"{tree}.largest"), pathlib.Path(f"{tree}.names")
-        relative = [os.path.relpath(p, root) for p in found]
-        # hard links left out: not every peer can read them
-        self.largest.write_text("\0".join([r for r, p in zip(relative, found) if os.lstat(p).st_nlink == 1][:20]))
-        self.names.write_text("".join(f"{p}\0" for p in sorted(relative)))
-
-    def tree(self, tool, root, opened):
-        entries = self.row(tool, "find", proc.walk, root, before=opened)
-        if entries is not None:
-            self.row(tool, "warm", proc.walk, root)
-            if entries != self.entries:
-                self.remark(f"{tool.name} shows {entries} entries where the image has {self.entries}")
-        unread = self.row(tool, "read", proc.read_all, root, self.names)
-        if unread is not None:
-            self.row(tool, "again", proc.read_all, root, self.names)
-            if unread:
-                self.remark(f"{tool.name} could not read {unread} of the files")
-        self.row(tool, "iops", proc.iops, root, self.largest)
-        self.note(tool, "rss", tool.rss())
-        if tool.rss() <= proc.own_peak():
-            self.remark(f"{tool.name} takes at most the memory printed, which is that of the benchmark before exec")
-
-    def session(self, kind, parts):
-        """One start from nothing, then the parts: first, last, find."""
-        with scratch_dir() as scratch:
-            tool = kind(self, scratch)
-            proc.drop_caches()
-            try:
-                start = time.monotonic()
-                tool.deadline = start + self.limit
-                try:
-                    root = tool.open()
-                except proc.TooLong:
-                    for part in parts:
-                        self.over.update({(kind.name, f): self.limit for f in (TREE if part == "find" else (part,))})
-                    return
-                opened = time.monotonic() - start
-                for part in parts:
-                    if part == "find":
-                        self.tree(tool, root, opened)
-                        continue
-                    if root is not None:
-                        data = self.row(tool, part, proc.cat, root / FILES[part], before=opened)
-                    else:
-                        data = self.row(tool, part, lambda deadline: tool.read_one(part))
-                    if data not in (None, self.expected[part]):
-                        raise proc.Failed(f"{FILES[part]}: wrong bytes")
-            finally:
-                tool.close()
-
-    def measure(self, kind, parts):
-        """A peer that fails is reported and measured no further; we ourselves must not fail."""
-        todo = [p for p in kind.parts if p in parts and (kind.name, p) not in self.over]
-        begun, over = time.monotonic(), len(self.over)
-        for these in [[p] for p in todo] if kind.lazy else [todo]:
-            if not these or kind.name in self.failed:
-                continue
-            print(f"{kind.name}: {', '.join(these)}", file=sys.stderr)
-            try:
-                self.session(kind, these)
-            except (proc.Failed, OSError, subprocess.SubprocessError) as e:
-                if kind is peers.Registryfs:
-                    raise
-                self.failed.add(kind.name)
-                self.remark(f"{kind.name} failed ({self.public(e)})")
-        took = time.monotonic() - begun
-        self.spent[kind.name] = self.spent.get(kind.name, 0) + took
-        self.next_run[kind.name] = max(0, took - self.limit * (len(self.over) - over))
-
-    @staticmethod
-    def public(error):
-        """A message without this machine's paths."""
-        words = (os.path.basename(w.strip("'\"`,:")) if "/" in w else w for w in str(error).split())
-        return " ".join(words)[:160]
-
-    def image(self, layout, plain, parts):
-        with servers.DockerRegistry28() as self.registry, scratch_dir() as scratch:
-            self.host = self.registry.host
-            treecmp.push_layout(layout, self.registry.url, "app")
-            self.reference(plain, f"{scratch}/tree")
-            for number in range(self.runs):
-                for kind in self.kinds:
-                    if kind is peers.Registryfs or self.affordable(kind, number):
-                        self.measure(kind, parts)
-
-    def affordable(self, kind, number):
-        """Whether one more run like the last one, less the rows that are given up, stays within the budget."""
-        if kind.name in self.failed or kind.name in self.spent_out:
-            return False
-        if number and self.spent[kind.name] + self.next_run[kind.name] > self.budget:
-            self.spent_out.add(kind.name)
-            self.remark(f"{kind.name} has {number} of {self.runs} runs")
-            return False
-        return True
-
-    # ---- many tags
+    def link(self):
+        plain = layouts.with_python(self.plain)
+        tags = {"1.0": plain, "estargz": tocimages.converted_layout(plain, "estargz")}
+        kinds = [ours(GZIP), ours(ESTARGZ, "estargz"), *self.some(("bare", *LINK_PEERS), GZIP), *self.some(["stargz-store"], ESTARGZ)]
+        title = f"A link of {self.args.latency:g} ms and {self.args.rate:g} Mbit/s"
+        section = self.section(title, kinds)
+        with link.Link(self.args.latency / 1000, self.args.rate * 1e6) as slow:
+            registry = servers.DockerRegistry28()
+            registry.address, registry.enter = slow.address, slow.enter
+            with registry:
+                section.image(registry, tags, plain, [p for p in ("first", "last", "find", "python") if p in (*self.parts, "python")])
+        return report.markdown(section)
 
     def tags(self):
+        section = self.section("Tags", [peers.Registryfs, *(k for n, k in self.kinds.items() if n not in ("bare", "disk"))])
         image = images.Image([images.Layer([images.file("a", "b")])])
-        with servers.DockerRegistry28() as self.registry:
-            self.host = self.registry.host
-            images.fill_storage(self.registry.storage, {"many": {f"t{i:05}": image for i in range(10000)}})
-            for _ in range(self.runs):
-                for kind in self.kinds:
-                    if kind.name not in self.failed:
-                        with scratch_dir() as scratch:
-                            self.tags_of(kind(self, scratch), scratch)
+        with servers.DockerRegistry28() as registry:
+            section.registry, section.host = registry, registry.host
+            images.fill_storage(registry.storage, {"many": {f"t{i:05}": image for i in range(10000)}})
+            for _ in range(section.runs):
+                for kind in section.kinds:
+                    with session.scratch_dir() as scratch:
+                        tags_of(section, kind(section, scratch), scratch)
+        return report.markdown(section)
 
-    def tags_of(self, tool, scratch):
-        command = tool.tags(self.host, scratch)
-        tool.deadline = self.deadline()
-        if command:
-            done = self.row(tool, "ls", lambda deadline: proc.run(*command, deadline=deadline, check=False))
-            assert done is None or done.out.count(b"t09999") == 1, f"{tool.name}: not all tags"
-        elif isinstance(tool, peers.Registryfs):
-            tool.open()
-            try:
-                listed = self.row(tool, "ls", lambda deadline: proc.run("ls", tool.mnt / "many", deadline=deadline))
-                assert len(listed.out.split()) == 10000, len(listed.out.split())
-                self.row(tool, "ls -l", lambda deadline: proc.run("ls", "-l", tool.mnt / "many", deadline=deadline))
-            finally:
-                tool.close()
+    def warm(self):
+        command = [sys.executable, ROOT / "contrib/bench/warm.py", "--runs", str(self.args.runs), "--program", self.args.program]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return f"## Served from a full cache\n\n```\n{said.strip()}\n```"
 
 
-def choose(names):
-    """The tools to measure, and why the others are not."""
-    kinds, left_out = [peers.Registryfs], []
-    for name in names:
-        kind = peers.PEERS[name]
-        why = kind.missing()
-        if why:
-            left_out.append(f"{kind.name} not measured: {why}")
-        else:
-            kinds.append(kind)
-    return kinds, left_out
+def tags_of(section, tool, scratch):
+    command = tool.tags(section.host, scratch)
+    tool.deadline = section.deadline()
+    if command:
+        done = section.row(tool, "ls", lambda deadline: proc.run(*command, deadline=deadline, check=False))
+        assert done is None or done.out.count(b"t09999") == 1, f"{tool.name}: not all tags"
+    elif tool.ours:
+        tool.open()
+        try:
+            listed = section.row(tool, "ls", lambda deadline: proc.run("ls", tool.mnt / "many", deadline=deadline))
+            assert len(listed.out.split()) == 10000, len(listed.out.split())
+            section.row(tool, "ls -l", lambda deadline: proc.run("ls", "-l", tool.mnt / "many", deadline=deadline))
+        finally:
+            tool.close()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="(default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--peers", default="all", help=f"all, or some of: {','.join(peers.PEERS)}")
     parser.add_argument("--program", default=str(ROOT / "build" / "registryfs"))
-    parser.add_argument("--format", default="gzip", choices=["gzip", *tocimages.FORMATS], help="of the image's layers (default: %(default)s)")
-    parser.add_argument("--only", default="first,last,find,tags", help="parts to measure (default: %(default)s)")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure (default: %(default)s)")
+    parser.add_argument("--latency", type=float, default=20, help="of the link, ms more for a round trip (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=100, help="of the link, Mbit/s each way (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=60, help="seconds for a row (default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=100, help="seconds for a peer over all runs (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=100, help="seconds for a peer over all runs of a section (default: %(default)s)")
     parser.add_argument("--no-install", action="store_true", help="measure what is there")
     args = parser.parse_args()
     names = list(peers.PEERS) if args.peers == "all" else [p for p in args.peers.split(",") if p]
-    unknown = [p for p in names if p not in peers.PEERS]
-    if unknown:
-        parser.error(f"unknown peer: {', '.join(unknown)}")
+    sections = [s for s in args.sections.split(",") if s]
+    for what, given, known in ("peer", names, peers.PEERS), ("section", sections, SECTIONS), ("part", args.only.split(","), PARTS):
+        if unknown := [g for g in given if g not in known]:
+            parser.error(f"unknown {what}: {', '.join(unknown)}")
     if not args.no_install:
         peers.install()
-    kinds, left_out = choose(names)
-    bench = Bench(args, kinds)
-    for text in left_out:
-        bench.remark(text)
     subprocess.run([ROOT / "tests/fixtures/make-benchmark-image.sh"], check=True, stdout=sys.stderr)
-    only = args.only.split(",")
-    parts = [p for p in ("first", "last", "find") if p in only]
-    if parts:
-        plain = servers.CACHE / "benchmark-image/oci"
-        bench.image(plain if args.format == "gzip" else tocimages.converted_layout(plain, args.format), plain, parts)
-    if "tags" in only:
-        bench.tags()
-    versions = list(dict.fromkeys(v for kind in kinds for v in kind.versions()))
-    print(report.markdown(bench, versions))
+    bench = Bench(args, names)
+    print("# registryfs measured\n")
+    print(report.machine(args.runs, bench.versions()), "\n", sep="")
+    print("Median (least-greatest) ×ratio: how much better registryfs is, below 1: worse.")
+    for name in sections:
+        print(f"\n{getattr(bench, name)()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """The tools that are measured: how each makes the benchmark image's tree appear at a path, and where it comes from.
 
 podman, skopeo, umoci and crane are installed by tests/install-tools.sh, ratarmount by install() from PyPI into the tests'
-cache. ocifuse (github.com/imjasonh/ocifuse), ocifs (github.com/greatliontech/ocifs) and a mkfs.erofs that knows --oci
-(erofs-utils 1.9, with --enable-oci) are used when found in PATH or in the cache's bin, and reported as missing otherwise.
+cache. ocifuse (github.com/imjasonh/ocifuse), ocifs (github.com/greatliontech/ocifs), stargz-store
+(github.com/containerd/stargz-snapshotter, cmd/stargz-store) and a mkfs.erofs that knows --oci (erofs-utils 1.9, with
+--enable-oci) are used when found in PATH or in the cache's bin, and reported as missing otherwise.
 """
+import base64
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
 
 import proc
-from lib import servers
+from lib import servers, tocimages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATARMOUNT = "ratarmount==1.3.0 ratarmountcore==0.11.1 mfusepy==3.1.1"
@@ -23,6 +26,8 @@ FIRST, LAST = "usr/lib/os-release", "etc/motd"       # a file of the lowest laye
 def install():
     """What apt, pip and go have; a peer that cannot be installed is left out."""
     subprocess.run([ROOT / "tests/install-tools.sh"], check=True, stdout=sys.stderr)
+    if not shutil.which("igzip"):
+        subprocess.run(["apt-get", "-qq", "-y", "install", "--no-install-recommends", "isal"], stdout=subprocess.DEVNULL)
     stamp = VENV / ".version"
     if stamp.exists() and stamp.read_text() == RATARMOUNT:
         return
@@ -50,11 +55,13 @@ class Tool:
     """open() is timed, and has until self.deadline. lazy: what is fetched depends on what is read, so that every file is
     measured from nothing; for the others one open() counts for all rows."""
     name, programs, lazy, version = "", (), False, ()
-    parts = ("first", "last", "find")
+    parts = ("first", "last", "find", "all", "python")
+    tag, beside = "1.0", "registryfs"      # which image; the row that it is compared with
+    ours, counted, can_restart = False, True, False
 
     def __init__(self, bench, scratch):
         self.bench, self.scratch = bench, pathlib.Path(scratch)
-        self.image, self.mnt = f"{bench.host}/app:1.0", self.scratch / "mnt"
+        self.image, self.mnt = f"{bench.host}/app:{self.tag}", self.scratch / "mnt"
         self.deadline, self.peak, self.process = 0, 0.0, None
         self.env = {**os.environ, "HOME": str(scratch)}
         for v in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
@@ -94,19 +101,20 @@ class Tool:
         self.peak = max(self.peak, done.peak)
         return done.out
 
-    def daemon(self, *command):
-        """Starts a filesystem that stays in the foreground, and waits until it is mounted at self.mnt."""
-        self.mnt.mkdir()
+    def daemon(self, *command, at=None):
+        """Starts a filesystem that stays in the foreground, and waits until it is mounted at self.mnt, or `at`."""
+        at = at or self.mnt
+        at.mkdir(exist_ok=True)
         with open(self.scratch / "daemon.log", "wb") as log:
             self.process = proc.start(command, log, log, self.env)
-        while not proc.mounted(self.mnt):
+        while not proc.mounted(at):
             if self.process.poll() is not None:
                 lines = (self.scratch / "daemon.log").read_text(errors="replace").splitlines()
                 raise proc.Failed(f"{os.path.basename(command[0])}: {lines[-1] if lines else 'ended'}")
             if time.monotonic() > self.deadline:
                 raise proc.TooLong
             time.sleep(0.005)
-        return self.mnt
+        return at
 
     def copy(self):
         """skopeo copies the image to a layout; returns the layers' paths."""
@@ -119,6 +127,18 @@ class Tool:
     def rss(self):
         return max(self.peak, proc.daemon_peak(self.process.pid) if self.process else 0)
 
+    def cpu(self):
+        """Seconds that a daemon has computed so far; None without one."""
+        return proc.cpu(self.process.pid) if self.process else None
+
+    def stored(self):
+        """The directories that it keeps the image in, or nothing."""
+        return []
+
+    def stop(self):
+        """Ends what open() started and keeps what is on disk, where can_restart."""
+        self.close()
+
     def close(self):
         if proc.mounted(self.mnt):
             subprocess.run(["fusermount3", "-uz", self.mnt], stderr=subprocess.DEVNULL)
@@ -127,19 +147,25 @@ class Tool:
 
 
 class Registryfs(Tool):
-    name, lazy = "registryfs", True
+    name, lazy, ours, can_restart = "registryfs", True, True, True
 
     def open(self):
-        self.mnt.mkdir()
+        self.mnt.mkdir(exist_ok=True)
         # to a log, since the daemon keeps what it was started with
         with open(self.scratch / "log", "wb") as log:
             subprocess.run([self.bench.program, "-o", f"cache={self.scratch}/cache", self.bench.registry.url, self.mnt],
                            check=True, env=self.env, stdout=log, stderr=log)
         self.pid = json.loads((self.mnt / ".control/info.json").read_text())["pid"]
-        return self.mnt / "app/1.0/rootfs"
+        return self.mnt / "app" / self.tag / "rootfs"
 
     def rss(self):
         return proc.daemon_peak(self.pid)
+
+    def cpu(self):
+        return proc.cpu(self.pid)
+
+    def stored(self):
+        return [self.scratch / "cache"]
 
     def close(self):
         if proc.mounted(self.mnt):
@@ -147,18 +173,26 @@ class Registryfs(Tool):
 
 
 class Podman(Tool):
-    name, programs, version = "podman pull + mount", ("podman",), ("podman",)
+    name, programs, version, can_restart = "podman pull + mount", ("podman",), ("podman",), True
 
     def podman(self, *args):
         return self.run("podman", "--root", self.scratch / "root", "--runroot", self.scratch / "run", *args).decode().strip()
 
     def open(self):
-        self.podman("pull", "-q", "--tls-verify=false", self.image)
+        if not (self.scratch / "pulled").exists():
+            self.podman("pull", "-q", "--tls-verify=false", self.image)
+            (self.scratch / "pulled").touch()
         return pathlib.Path(self.podman("image", "mount", self.image))
 
     def tags(self, host, scratch):
         return ["podman", "--root", f"{scratch}/root", "--runroot", f"{scratch}/run", "search", "--list-tags", "--limit", "20000",
                 "--tls-verify=false", f"{host}/many"]
+
+    def stored(self):
+        return [self.scratch / "root"]
+
+    def stop(self):
+        self.podman("image", "umount", "--all", "--force")
 
     def close(self):
         self.deadline = time.monotonic() + 60
@@ -251,5 +285,42 @@ class Ocifs(Tool):
         return self.daemon(program("ocifs"), "-i", self.image, "-m", self.mnt, "-w", self.scratch / "work")
 
 
+class StargzStore(Tool):
+    """The additional layer store of podman and CRI-O, used as they use it: one look-up per layer, overlayfs on top."""
+    name, programs, lazy, can_restart = "stargz-store", ("stargz-store",), True, True
+    tag, beside = "estargz", "registryfs, estargz"
+
+    def open(self):
+        self.store = self.scratch / "store"
+        self.store.mkdir(exist_ok=True)
+        self.mnt.mkdir(exist_ok=True)
+        config = self.scratch / "config.toml"
+        config.write_text(f'[[resolver.host."{self.bench.host}".mirrors]]\nhost = "{self.bench.host}"\ninsecure = true\n')
+        self.daemon(program("stargz-store"), "--root", self.scratch / "root", "--config", config, "--addr", self.scratch / "sock",
+                    self.store, at=self.store)
+        ref = base64.b64encode(self.image.encode()).decode()
+        # names of layers have colons, which separate layers in overlayfs' option
+        lower = [f"{self.store}/{ref}/{toc}/diff".replace(":", "\\:") for toc in reversed(self.tocs())]
+        self.run("mount", "-t", "overlay", "-o", f"ro,lowerdir={':'.join(lower)}", "overlay", self.mnt)
+        return self.mnt
+
+    def tocs(self):
+        return [la["annotations"][tocimages.TOC_DIGEST] for la in self.bench.manifest(self.tag)["layers"]]
+
+    def rss(self):
+        return proc.daemon_peak(self.process.pid)
+
+    def stored(self):
+        return [self.scratch / "root"]
+
+    def close(self):
+        if proc.mounted(self.mnt):
+            proc.unmount(self.mnt)
+        if self.process:
+            proc.end(self.process, 15)
+        if proc.mounted(self.store):
+            subprocess.run(["umount", "-l", self.store], check=True)
+
+
 PEERS = {"podman": Podman, "umoci": Umoci, "crane": Crane, "crane-file": CraneOne, "ratarmount": Ratarmount, "erofs": Erofs,
-         "ocifuse": Ocifuse, "ocifs": Ocifs}
+         "ocifuse": Ocifuse, "ocifs": Ocifs, "stargz-store": StargzStore}

@@ -95,11 +95,21 @@ def mounted(path):
     return any(line.split(" ")[1] == str(path) for line in pathlib.Path("/proc/self/mounts").read_text().splitlines())
 
 
+def unmount(path):
+    subprocess.run(["umount", str(path)], check=True)
+
+
 def daemon_peak(pid):
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def cpu(pid):
+    """Seconds that a process has computed."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def own_peak():
@@ -126,6 +136,18 @@ def read_all(root, names, deadline):
     """Reads the files that a file of NUL-ended relative names lists; returns how many could not be read."""
     done = run("sh", "-c", 'cd "$1" && exec xargs -0 cat -- <"$2" >/dev/null', "-", root, names, deadline=deadline, check=False)
     return len(done.errors)
+
+
+def python(root, deadline):
+    """A start of the image's Python, with some of what programs import."""
+    return run("chroot", root, "/usr/bin/python3.11", "-c", "import argparse, json, logging, subprocess; print('ok')",
+               deadline=deadline).out
+
+
+def disk_use(*paths):
+    """MiB."""
+    out = subprocess.run(["du", "-skc", *map(str, paths)], capture_output=True, text=True).stdout
+    return int(out.splitlines()[-1].split()[0]) / 1024
 
 
 def iops(root, names, deadline):

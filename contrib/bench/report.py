@@ -1,13 +1,23 @@
-"""The measurements as Markdown: a line about the machine, the tables, and what was limited."""
+"""The measurements as Markdown: a line about the machine, and of each section its tables and what was limited."""
 import os
 import pathlib
 import statistics
 
-TABLES = (("From nothing", ("first", "last", "find", "ls", "rss")),
-          ("After that", ("warm", "read", "again", "iops", "ls -l")))
+import limits
+
+PARTS = ("first", "last", "find", "all", "python")
+TABLES = (("From nothing", ("first", "last", "find", "all", "python", "ls", "rss", "disk")),
+          ("After that", ("warm", "again", "iops", "restart", "ls -l")),
+          ("Moved: MiB / requests / connections", tuple(f"{p} moved" for p in PARTS)),
+          ("Processor time of the daemon", tuple(f"{p} cpu" for p in PARTS)))
+NAMES = {"first": "first file", "last": "file of the last layer", "find": "find", "all": "read all files", "python": "start of Python"}
 HEADS = {"first": "first file, s", "last": "file of the last layer, s", "find": "find, s", "ls": "list 10 000 tags, s",
-         "rss": "peak memory, MiB", "warm": "find again, s", "read": "read all files, s", "again": "read all again, s",
-         "iops": "4 KiB random reads /s", "ls -l": "ls -l of the tags, s"}
+         "all": "read all files, s", "python": "start of Python, s", "rss": "peak memory, MiB", "disk": "on disk, MiB",
+         "warm": "find again, s", "again": "read all again, s", "iops": "4 KiB random reads /s",
+         "restart": "first file after a restart, s", "ls -l": "ls -l of the tags, s",
+         **{f"{p} moved": n for p, n in NAMES.items()}, **{f"{p} cpu": f"{n}, s" for p, n in NAMES.items()}}
+COUNTED = ("MiB", "requests", "connections")
+NO_RATIO = ("disk", *(h for h in HEADS if h.endswith((" cpu", " moved"))))
 
 
 def machine(runs, versions):
@@ -45,19 +55,41 @@ def cell(figure, values, over, own, runs):
     return text + (f" n={len(values)}" if len(values) < runs else "")
 
 
-def markdown(bench, versions):
-    """The whole report; bench has tools (names), figures, over, runs and notes."""
-    lines = [machine(bench.runs, versions), "", "Median (least-greatest) ×ratio: how much better registryfs is, below 1: worse."]
-    own = {f: statistics.median(v) for f, v in bench.figures["registryfs"].items()}
+def moved(figures, part):
+    values = [figures.get(f"{part} {what}") for what in COUNTED]
+    if not all(values):
+        return "-"
+    mebibytes, *counts = map(statistics.median, values)
+    return " / ".join([number(mebibytes) if mebibytes >= 0.1 else f"{mebibytes:.2f}", *(f"{c:.0f}" for c in counts)])
+
+
+def table(title, figures, section):
+    """The lines of one table, or none when nothing of it was measured."""
+    rows = []
+    for kind in section.kinds:
+        have, base = (section.figures.get(n, {}) for n in (kind.name, kind.beside))
+        base = {} if kind.name == kind.beside else {f: statistics.median(v) for f, v in base.items() if f not in NO_RATIO}
+        rows.append((kind.name, [moved(have, f.split()[0]) if f.endswith(" moved") else
+                                 cell(f, have.get(f), section.over.get((kind.name, f)), base.get(f), section.runs) for f in figures]))
+    used = [i for i in range(len(figures)) if any(cells[i] != "-" for _, cells in rows)]
+    if not used:
+        return []
+    lines = ["", " | ".join(["", title, *(HEADS[figures[i]] for i in used), ""]).strip(), "|---" * (len(used) + 1) + "|"]
+    return lines + [f"| {name} | " + " | ".join(cells[i] for i in used) + " |"
+                    for name, cells in rows if any(cells[i] != "-" for i in used)]
+
+
+def aims(section):
+    rows = limits.aims(section)
+    if not rows:
+        return []
+    return ["", "| Aim of registryfs | at most, s | measured, s | ratio | |", "|---" * 5 + "|",
+            *(f"| {what}: {words} | {number(aim)} | {number(value)} | {value / aim:.2f} | {'reached' if value <= aim else 'not reached'} |"
+              for what, aim, value, words in rows)]
+
+
+def markdown(section):
+    lines = [f"## {section.title}"]
     for title, figures in TABLES:
-        figures = [f for f in figures if any(f in bench.figures.get(t, {}) for t in bench.tools)]
-        if not figures:
-            continue
-        lines += ["", " | ".join(["", title, *(HEADS[f] for f in figures), ""]).strip(), "|---" * (len(figures) + 1) + "|"]
-        for tool in bench.tools:
-            base = {} if tool == "registryfs" else own
-            have = bench.figures.get(tool, {})
-            cells = [cell(f, have.get(f), bench.over.get((tool, f)), base.get(f), bench.runs) for f in figures]
-            if any(c != "-" for c in cells):
-                lines.append(f"| {tool} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "Limited: " + "; ".join(bench.notes) + "."])
+        lines += table(title, figures, section)
+    return "\n".join([*lines, *aims(section), "", "Limited: " + "; ".join(section.notes) + "."])
