@@ -313,8 +313,8 @@ class _ProxyHandler(_Handler):
         chunked = not bodyless and r.length is None and r.getheader("Content-Length") is None
         if chunked:
             lines.append("Transfer-Encoding: chunked")
+        request.status = r.status     # before the client can know
         self.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        request.status = r.status
         if bodyless:
             r.read()
             return
