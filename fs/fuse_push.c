@@ -4,8 +4,8 @@
  * A file that is opened for the first time is nearly always read at once.  Waiting for that READ
  * costs as much as the open itself: two threads are woken.  So the bytes of a small file, if they
  * are here, are stored in the kernel's page cache before the open is answered, and the READ never
- * comes.  The kind says what is worth it (fs_open.push), once per file: whoever opens it again has
- * the pages, or has lost them and reads.
+ * comes.  The kind says what is worth it (fs_open.push), once until the kernel forgets the file:
+ * whoever opens it again has the pages, or has lost them alone and reads.
  *
  * Storing waits for pages that are locked, and a page is locked until the READ that fills it is
  * answered.  A READ of this file can only come from another opener, who was answered before.

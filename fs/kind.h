@@ -130,6 +130,8 @@ struct kind {
 	errint_t (*getxattr)(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret);
 	/* Appends NUL-terminated names. */
 	errint_t (*listxattr)(struct op *op, struct node *n, uint32_t sub, struct buf *ret);
+	/* Trees: the kernel has dropped a sub's inode, and its pages.  Under the table's lock: must not wait. */
+	void (*forgotten)(struct node *n, uint32_t sub);
 	/* OP_PREPARE: has what later operations on the node will need fetched. */
 	errint_t (*prepare)(struct op *op, struct node *n);
 	void (*drop_data)(void *data);	/* frees node->data */

@@ -320,6 +320,18 @@ static errint_t tree_open_file(struct op *op, struct node *n, uint32_t sub, int 
 	return open_constant(op, n, sub, flags, ret);
 }
 
+/* Whoever looks it up again has no pages: its next open counts as the first. */
+static void tree_forgotten(struct node *n, uint32_t sub)
+{
+	struct image_at *at = n->data;
+	const struct tree *t = atomic_load(&at->tree);
+	_Atomic uint64_t *bits = atomic_load(&at->opened);
+	uint32_t i = t ? early_in_tree(at->early, sub) : TREE_NONE;
+
+	if (bits && t && i < tree_count(t))
+		(void)atomic_fetch_and(&bits[i / 64], ~(UINT64_C(1) << (i % 64)));
+}
+
 /* ---- extended attributes: the image's own; ours answer to their names but are not listed, or
  * `rsync -X` and `tar --xattrs` would copy them ---- */
 
@@ -453,6 +465,7 @@ const struct kind kind_tree = {
 	.list = tree_list,
 	.readlink = tree_readlink,
 	.open = tree_open_file,
+	.forgotten = tree_forgotten,
 	.read = tree_read,
 	.getxattr = tree_getxattr,
 	.listxattr = tree_listxattr,

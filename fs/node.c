@@ -430,6 +430,8 @@ static struct node *take_back(struct node_table *t, uint64_t id, uint64_t count)
 	count = MIN_OF(count, n->nlookup);
 	n->nlookup -= count;
 	t->lookups -= count;
+	if (n->kind->forgotten && node_is_tree(n))
+		n->kind->forgotten(n, (uint32_t)id);
 	return n->nlookup == 0 && unref_locked(t, n) ? n : NULL;
 }
 

@@ -48,7 +48,8 @@ TRAPS = {
                                "unit:test_fuse.c:init_asks_for_what_we_decided"]),
     "F14": ("max_background", ["unit:test_fuse.c:init_asks_for_what_we_decided", "test_traps.py:test_f14_the_kernel_may_have_64_reads_under_way"]),
     "F15": ("pages dropped by a changing mtime", ["test_traps.py:test_f15_times_are_fixed_and_a_second_read_asks_nothing",
-                                                     "test_traps.py:test_f15_a_small_file_comes_along_with_its_open"]),
+                                                     "test_traps.py:test_f15_a_small_file_comes_along_with_its_open",
+                                                     "test_traps.py:test_f15_a_forgotten_file_comes_along_again"]),
     "F16": ("size 0 reads empty", ["test_traps.py:test_f16_text_files_have_their_size_and_read_completely"]),
     "F17": ("direct_io forbids mmap", ["test_traps.py:test_f17_programs_run_and_files_can_be_mapped", "test_tree.py:test_mmap"]),
     "F18": ("ENOSYS sticks", ["unit:test_fuse.c:the_rest_is_read_only_and_nothing_is_enosys",
@@ -300,6 +301,32 @@ def test_f15_a_small_file_comes_along_with_its_open(fakereg, mount):
         if data:
             with open(root / name, "rb") as f, mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as view:
                 assert view[:] == data
+
+
+def test_f15_a_forgotten_file_comes_along_again(fakereg, mount):
+    content = {f"d/f{i}": hashlib.shake_128(b"%d" % i).digest(5000) for i in range(50)}
+    fakereg.add("app", Image([Layer([file(name, data) for name, data in content.items()])]), "1.0")
+    m = mount(fakereg.url)
+    root = m.path / "app/1.0/rootfs"
+
+    def messages():
+        assert len(list(os.scandir(root / "d"))) == len(content)
+        assert all(os.stat(root / name).st_size == 5000 for name in content)
+        before = m.stats()["fuse_ops"]
+        for name, data in content.items():
+            fd = os.open(root / name, os.O_RDONLY)
+            assert os.read(fd, 5000) == data
+            os.close(fd)
+        return m.stats()["fuse_ops"] - before
+
+    first = messages()
+    held = os.open(root / "d", os.O_RDONLY)      # or the whole tree would be forgotten
+    try:
+        os.sync()
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+        assert messages() <= first + 5, "an open each, no read"
+    finally:
+        os.close(held)
 
 
 def test_f15_many_open_the_same_small_files_at_once(fakereg, mount):
