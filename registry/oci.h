@@ -34,6 +34,19 @@
 #define OCI_TYPE_DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
 #define OCI_TYPE_DOCKER_CONFIG "application/vnd.docker.container.image.v1+json"
 
+/* SOCI indexes (layers.md 5.3): an image manifest whose layers are zTOCs, with the type below as
+ * artifactType or as its config's media type.  v1 has the image as its subject; v2 is named by an
+ * annotation of the image's manifest. */
+#define OCI_TYPE_SOCI_V1 "application/vnd.amazon.soci.index.v1+json"
+#define OCI_TYPE_SOCI_V2 "application/vnd.amazon.soci.index.v2+json"
+#define OCI_TYPE_SOCI_ZTOC "application/octet-stream"
+#define OCI_SOCI_INDEX "com.amazon.soci.index-digest"		/* image manifest -> v2 index */
+#define OCI_SOCI_IMAGE "com.amazon.soci.image-manifest-digest"	/* descriptor of a v2 index -> image manifest */
+#define OCI_SOCI_TOOL "com.amazon.soci.build-tool-identifier"	/* of an index */
+#define OCI_SOCI_LAYER "com.amazon.soci.image-layer-digest"	/* of a zTOC, as those below */
+#define OCI_SOCI_LAYER_TYPE "com.amazon.soci.image-layer-mediaType"
+#define OCI_SOCI_SPAN_SIZE "com.amazon.soci.span-size"
+
 struct oci_annotation {
 	char *key;
 	char *value;
