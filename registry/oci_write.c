@@ -171,3 +171,80 @@ errint_t index_edit(const char *json, size_t len, index_keep_fn keep, void *ctx,
 	(void)buf_add(out, p, (size_t)(end - p));
 	return buf_check(out);
 }
+
+/* --- setting members --- */
+
+struct member {
+	const char *value, *end;	/* NULL: the object has no such member */
+	const char *inside;		/* behind its '{' */
+	bool empty;
+};
+
+/* p: at the '{' of an object in valid JSON. */
+static struct member find_member(const char *p, const char *end, const char *key)
+{
+	struct member m = { .inside = p + 1 };
+	size_t len = strlen(key);
+
+	p = skip_blanks(p + 1, end);
+	m.empty = p >= end || *p == '}';
+	while (p < end && *p == '"') {
+		const char *name = p + 1;
+		size_t n;
+
+		p = skip_string(p, end);
+		n = (size_t)(p - name) - 1;
+		p = skip_blanks(skip_blanks(p, end) + 1, end);
+		if (p >= end)
+			break;
+		m.value = p;
+		m.end = p = skip_value(p, end);
+		if (n == len && memcmp(name, key, n) == 0)
+			return m;
+		p = skip_blanks(p, end);
+		if (p < end && *p == ',')
+			p = skip_blanks(p + 1, end);
+	}
+	m.value = m.end = NULL;
+	return m;
+}
+
+static void add_new_member(struct buf *out, const char *const *path, const char *value, bool empty)
+{
+	(void)buf_add_json(out, path[0], strlen(path[0]));
+	(void)buf_addc(out, ':');
+	if (path[1]) {
+		(void)buf_addc(out, '{');
+		add_new_member(out, path + 1, value, true);
+		(void)buf_addc(out, '}');
+	} else {
+		(void)buf_add_json(out, value, strlen(value));
+	}
+	(void)buf_adds(out, empty ? "" : ",");
+}
+
+errint_t oci_set(const char *json, size_t len, const char *const *path, const char *value, struct buf *out)
+{
+	const char *end = json + len, *at = skip_blanks(json, end), *from = json;
+	struct member m;
+
+	for (;; path++) {
+		if (at >= end || *at != '{')
+			return -EINVAL;
+		m = find_member(at, end, path[0]);
+		if (!m.value || !path[1])
+			break;
+		at = m.value;
+	}
+	if (m.value) {
+		(void)buf_add(out, from, (size_t)(m.value - from));
+		(void)buf_add_json(out, value, strlen(value));
+		from = m.end;
+	} else {
+		(void)buf_add(out, from, (size_t)(m.inside - from));
+		add_new_member(out, path, value, m.empty);
+		from = m.inside;
+	}
+	(void)buf_add(out, from, (size_t)(end - from));
+	return buf_check(out);
+}

@@ -22,5 +22,10 @@ typedef bool (*index_keep_fn)(void *ctx, size_t i);
  * `manifests` that keep refuses, and with add as the last one.  -EINVAL: it has no such list. */
 errint_t index_edit(const char *json, size_t len, index_keep_fn keep, void *ctx, const char *add,
 		    struct buf *out) _must_check_;
+/* Appends to out the JSON object in json, with the string value at path (names from the outside in, NULL
+ * at the end), which is made when it is not there.  All else stays.  -EINVAL: something on the path is
+ * no object. */
+errint_t oci_set(const char *json, size_t len, const char *const *path, const char *value,
+		 struct buf *out) _must_check_;
 /* The descriptor by which a referrers list names m; borrows everything from m. */
 struct oci_descriptor index_referrer(const struct oci_manifest *m, const struct digest *d, uint64_t size);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "registry/oci_write.h"
+#include "util/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -42,6 +43,40 @@ static void check_again(const struct oci_manifest *m)
 	}
 }
 
+static bool keep_some(void *ctx, size_t i)
+{
+	(void)ctx;
+	return i % 3 != 1;
+}
+
+/* What others wrote, edited: still JSON, with the same list but for what was taken out and added. */
+static void check_edit(const char *data, size_t size)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(OCI_MANIFEST_MAX);
+	_cleanup_(json_freep) struct json *doc = NULL, *after = NULL;
+	size_t n;
+
+	if (json_parse(data, size, &doc, NULL) < 0 ||
+	    index_edit(data, size, keep_some, NULL, "{\"added\":[]}", &b) < 0)
+		return;
+	expect(json_parse(b.data, b.len, &after, NULL) == 0);
+	n = json_len(json_get(doc, "manifests"));
+	expect(json_len(json_get(after, "manifests")) == n - (n + 1) / 3 + 1);
+	expect(json_len(after) == json_len(doc));
+}
+
+static void check_set(const char *data, size_t size)
+{
+	static const char *const path[] = { "annotations", "a", NULL };
+	_cleanup_buf_ struct buf b = BUF_INIT(OCI_MANIFEST_MAX);
+	_cleanup_(json_freep) struct json *doc = NULL, *after = NULL;
+
+	if (json_parse(data, size, &doc, NULL) < 0 || oci_set(data, size, path, "v", &b) < 0)
+		return;
+	expect(json_parse(b.data, b.len, &after, NULL) == 0);
+	expect(strcmp(json_str(json_get(after, "annotations"), "a"), "v") == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char *const types[] = { NULL, OCI_TYPE_INDEX, OCI_TYPE_DOCKER_MANIFEST };
@@ -62,5 +97,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		(void)oci_is_container_image(m);
 		check_again(m);
 	}
+	check_edit((const char *)data, size);
+	check_set((const char *)data, size);
 	return 0;
 }

@@ -381,6 +381,29 @@ TEST(index_edit_leaves_the_rest_as_it_is)
 	check_edit("[\"manifests\",[]]", NULL, "1", NULL);
 }
 
+static void check_set(const char *in, const char *a, const char *b, const char *want)
+{
+	const char *path[] = { a, b, NULL };
+	_cleanup_buf_ struct buf out = BUF_INIT(4096);
+
+	CHECK_EQ_INT(oci_set(in, strlen(in), path, "new", &out), want ? 0 : -EINVAL);
+	if (want)
+		CHECK_EQ_STR(buf_str(&out), want);
+}
+
+TEST(oci_set_leaves_the_rest_as_it_is)
+{
+	check_set("{}", "a", NULL, "{\"a\":\"new\"}");
+	check_set(" { } ", "a", "b", " {\"a\":{\"b\":\"new\"} } ");
+	check_set("{\"x\":[1,{\"a\":2}], \"a\" : 1 ,\"z\":0}", "a", NULL,
+		  "{\"x\":[1,{\"a\":2}], \"a\" : \"new\" ,\"z\":0}");
+	check_set("{\"a\":{\"c\":\"}\",\"b\":\"old\"}}", "a", "b", "{\"a\":{\"c\":\"}\",\"b\":\"new\"}}");
+	check_set("{\"x\":1}", "a", "b", "{\"a\":{\"b\":\"new\"},\"x\":1}");
+	check_set("{\"a\":{}}", "a", "b", "{\"a\":{\"b\":\"new\"}}");
+	check_set("{\"a\":null}", "a", "b", NULL);
+	check_set("[]", "a", NULL, NULL);
+}
+
 /* ---- layouts ---- */
 
 static struct rg_registry *open_layouts(void)
