@@ -61,6 +61,8 @@ struct tar_reader {
 	uint64_t meta_left;	/* ST_META */
 	char meta_type;
 	bool zero_seen;
+	bool odd;
+	const unsigned char *header;	/* of the entry, while it is handed out */
 	bool dangling;		/* extension headers wait for their entry */
 	size_t have;		/* bytes in block */
 	unsigned char block[BLOCK];
@@ -262,7 +264,10 @@ static errint_t give_entry(struct tar_reader *t, struct err *e)
 static errint_t give_sparse(struct tar_reader *t, struct err *e)
 {
 	static const struct tree_extent hole = { 0 };
-	errint_t r = sparse_place(&t->sparse, t->off, t->cur.stored);
+	errint_t r;
+
+	t->header = NULL;
+	r = sparse_place(&t->sparse, t->off, t->cur.stored);
 
 	if (r < 0)
 		return failure(t, r, e, "impossible sparse map");
@@ -505,6 +510,7 @@ static errint_t regular(struct tar_reader *t, const unsigned char *h, struct err
 static errint_t entry(struct tar_reader *t, const unsigned char *h, uint64_t size, struct err *e)
 {
 	t->cur.en = (struct tree_entry){ 0 };
+	t->header = h;
 	names(t, h);
 	t->cur.en.type = entry_type(t, h[H_TYPE]);
 	if (!owners(t, h) || !mode_and_time(t, h) || !device(t, h))
@@ -537,6 +543,7 @@ static errint_t header_block(struct tar_reader *t, const unsigned char *h, struc
 		return malformed(t, e, "bad checksum");
 	if (!tar_number(h + H_SIZE, L_NUM, &size) || size < 0)
 		return malformed(t, e, "bad size");
+	t->odd = t->odd || (h[H_TYPE] && strchr("gXV", h[H_TYPE]));
 	switch (h[H_TYPE]) {
 	case 'x':
 	case 'X': /* Solaris */
@@ -625,6 +632,18 @@ size_t tar_reader_bytes(const struct tar_reader *t)
 {
 	return pax_bytes(&t->local) + pax_bytes(&t->global) + t->long_name.cap + t->long_link.cap +
 	       t->sparse.cap * sizeof(*t->sparse.x) + t->cap_xattrs * sizeof(*t->xattrs);
+}
+
+uint64_t tar_reader_offset(const struct tar_reader *t)
+{
+	return t->off;
+}
+
+void tar_reader_raw(const struct tar_reader *t, struct tar_raw *ret)
+{
+	*ret = (struct tar_raw){ .header = t->header, .pax = buf_str(&t->local.text),
+				 .pax_len = t->local.text.len, .sparse = t->cur.en.extents != NULL,
+				 .odd = t->odd };
 }
 
 errint_t tar_reader_end(struct tar_reader *t, struct err *e)

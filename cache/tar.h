@@ -26,5 +26,16 @@ struct tar_reader *tar_reader_free(struct tar_reader *t);	/* accepts and returns
 DEFINE_CLEANUP(struct tar_reader *, tar_reader_free)
 errint_t tar_reader_push(struct tar_reader *t, const void *data, size_t len, struct err *e) _must_check_;
 size_t tar_reader_bytes(const struct tar_reader *t);	/* memory that headers made it take */
+uint64_t tar_reader_offset(const struct tar_reader *t);	/* bytes pushed, up to the end marker's end */
+
+/* More about the entry that is being handed out, valid as long as that. */
+struct tar_raw {
+	const unsigned char *header;	/* its block; NULL for sparse files that have several */
+	const char *pax;		/* records of its `x` header */
+	size_t pax_len;
+	bool sparse;
+	bool odd;			/* so far in the archive: a `g` header, a volume label, Solaris' 'X' */
+};
+void tar_reader_raw(const struct tar_reader *t, struct tar_raw *ret);
 /* The stream has ended: -EINVAL when an entry or its data is cut off. */
 errint_t tar_reader_end(struct tar_reader *t, struct err *e) _must_check_;

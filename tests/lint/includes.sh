@@ -10,14 +10,14 @@ function ours(dir, file, inc) {
 	top = inc; sub(/\/.*/, "", top)
 	if (top == dir || top == "util") return 1
 	if (dir == "fs")
-		return inc ~ /^(registry\/(registry|push|ref|oci|oci_write)|cache\/(cache|tree|tree_stack)|policy\/(policy|readahead))\.h$/
+		return inc ~ /^(registry\/(registry|push|ref|oci|oci_write)|cache\/(cache|tree|tree_stack|ztoc_build)|policy\/(policy|readahead))\.h$/
 	return 0
 }
 function theirs(file, inc) {
 	if (inc ~ /^curl\//) return file ~ /^registry\/http[a-z_]*\.[ch]$/
 	if (inc ~ /^openssl\//) return file == "util/digest.c"
 	if (inc == "jansson.h") return file == "util/json.c"
-	if (inc == "zlib.h") return file == "cache/gzip_zlib.c"
+	if (inc == "zlib.h") return file ~ /^cache\/(gzip_zlib|ztoc_gzip)\.c$/
 	if (inc ~ /^isa-l/) return file == "cache/gzip_isal.c"
 	if (inc ~ /^zstd/) return file == "cache/zstd.c"
 	if (inc ~ /^fuse/) return file ~ /^fs\/(fuse_[a-z]+\.[ch]|notify\.c)$/
