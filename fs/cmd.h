@@ -43,6 +43,7 @@ int cmd_mount(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_rootfs(int argc, char **argv);
+int cmd_index(int argc, char **argv);
 int cmd_warm(int argc, char **argv);
 
 /* Prints "registryfs: sentence". */

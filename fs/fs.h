@@ -78,6 +78,10 @@ struct fs {
 	struct notifier *notifier;	/* NULL in tests without a kernel */
 };
 
+struct rg_client;
+
+/* wire.c: a client by the configuration, for commands that need nothing but that. */
+errint_t wire_client(const struct fs_config *c, struct rg_client **ret, struct err *e) _must_check_;
 /* wire.c: introduces the pillars to each other; opens cache, client, registries (no network). */
 errint_t fs_new(const struct fs_config *c, struct fs **ret, struct err *e) _must_check_;
 struct fs *fs_free(struct fs *fs);

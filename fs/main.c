@@ -53,6 +53,20 @@ static const struct command commands[] = {
 	  "of layers that can be read in parts, only the parts.  The command ends with 0 when everything is\n"
 	  "there, and says before it starts when the cache is too small.  Ctrl-C ends it at once, and what has\n"
 	  "come stays.  A line on the terminal shows how far it is.\n", NULL },
+	{ "index", cmd_index, "build a SOCI index, so that an image's layers can be read in parts",
+	  "index [-o OPTION,..] [--v2 TAG] [--all-platforms] IMAGE",
+	  "IMAGE is HOST[:PORT]/REPOSITORY[:TAG] (http://HOST.. for a registry without TLS) or dir:PATH[:TAG]\n"
+	  "for an OCI image layout.  Each layer is read once; its index says what files it has and from which\n"
+	  "places it can be unpacked, and is put beside the image, for registryfs and the SOCI snapshotter.\n"
+	  "The image stays as it is, and the index is one of its referrers.\n"
+	  "\n"
+	  "  --v2 TAG              instead, make an image that names its index itself (SOCI version 2), and put it\n"
+	  "                        under TAG; its layers are the same\n"
+	  "  --platform OS/ARCH    which image of a multi-platform one (default: this machine's)\n"
+	  "  --all-platforms       all of them\n"
+	  "  --span-size SIZE      unpacked bytes between two such places (default: 4M)\n"
+	  "  --min-layer-size SIZE leave out smaller layers (default: 10M)\n"
+	  "  -o OPTION,..          as for mount: authfile, tls_verify, timeout ..\n", NULL },
 	{ "version", cmd_version, "print the version", "version", "", NULL },
 	{ "help", cmd_help, "explain a command", "help [COMMAND]", "", NULL },
 };

@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "fs/need_priv.h"
+#include "fs/platforms.h"
 
 #define INDEX_DEPTH_MAX 4
 
@@ -46,7 +47,7 @@ static bool platform_fits(const struct oci_descriptor *d, const char *want)
 	return strcmp(want, have) == 0 || strcmp(want, full) == 0;
 }
 
-static const struct oci_descriptor *choose(const struct oci_manifest *m, const char *want)
+const struct oci_descriptor *platform_choose(const struct oci_manifest *m, const char *want)
 {
 	const struct oci_descriptor *only = NULL;
 	size_t n = 0;
@@ -69,7 +70,7 @@ errint_t need_platform(struct op *op, struct image *img, struct image **ret)
 	_cleanup_(image_unrefp) struct image *at = image_ref(img);
 
 	for (unsigned depth = 0; at->m->kind == OCI_INDEX; depth++) {
-		const struct oci_descriptor *d = choose(at->m, op->fs->config->platform);
+		const struct oci_descriptor *d = platform_choose(at->m, op->fs->config->platform);
 		struct image *next = NULL;
 		errint_t r;
 

@@ -19,3 +19,7 @@ size_t platforms_find(const struct platforms *p, const char *name);
 /* NULL: child i is no platform. */
 const char *platforms_name(const struct platforms *p, size_t i);
 void platforms_free(struct platforms *p);
+
+/* need_platform.c: the child of an index that stands for it.  want: "os/arch[/variant]", NULL: this
+ * host's.  NULL: there is none. */
+const struct oci_descriptor *platform_choose(const struct oci_manifest *m, const char *want);

@@ -72,9 +72,8 @@ struct ca_source wire_source(struct wire_source *ctx)
 
 /* ---- making a mount ---- */
 
-static errint_t make_client(struct fs *fs, struct err *e)
+errint_t wire_client(const struct fs_config *c, struct rg_client **ret, struct err *e)
 {
-	const struct fs_config *c = fs->config;
 	struct rg_opts o = {
 		.retry = po_retry,
 		.progress = op_work_progress,
@@ -88,7 +87,7 @@ static errint_t make_client(struct fs *fs, struct err *e)
 		.tls_verify_off = c->tls_verify_off,
 	};
 
-	return rg_client_new(&o, &fs->client, e);
+	return rg_client_new(&o, ret, e);
 }
 
 static errint_t make_cache(struct fs *fs, struct err *e)
@@ -152,7 +151,7 @@ static errint_t make_nodes(struct fs *fs, struct err *e)
 
 static errint_t fs_fill(struct fs *fs, struct err *e)
 {
-	errint_t r = make_client(fs, e);
+	errint_t r = wire_client(fs->config, &fs->client, e);
 
 	if (r == 0)
 		r = make_cache(fs, e);

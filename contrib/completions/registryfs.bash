@@ -38,7 +38,7 @@ _registryfs() {
 	COMPREPLY=()
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		mount | umount | status | rootfs | warm | version | help) command=$word; break ;;
+		mount | umount | status | rootfs | warm | index | version | help) command=$word; break ;;
 		-*) ;;
 		*) command=mount; break ;;
 		esac
@@ -56,7 +56,8 @@ _registryfs() {
 	status) COMPREPLY=($(compgen -W "$(_registryfs_mounts)" -- "$cur")) ;;
 	rootfs) COMPREPLY=($(compgen -d -- "$cur")) ;;
 	warm) COMPREPLY=($(compgen -f -- "$cur")) ;;
-	help) COMPREPLY=($(compgen -W 'mount umount status rootfs warm version help' -- "$cur")) ;;
+	index) COMPREPLY=($(compgen -W '-o --v2 --platform --all-platforms --span-size --min-layer-size' -- "$cur")) ;;
+	help) COMPREPLY=($(compgen -W 'mount umount status rootfs warm index version help' -- "$cur")) ;;
 	version) ;;
 	*)
 		if [[ $cur == -* ]]; then
@@ -64,7 +65,7 @@ _registryfs() {
 		elif [[ $cur == dir:* ]]; then
 			COMPREPLY=($(compgen -d -P dir: -- "${cur#dir:}"))
 		else
-			[[ -n $command ]] || COMPREPLY=($(compgen -W 'mount umount status rootfs warm version help' -- "$cur"))
+			[[ -n $command ]] || COMPREPLY=($(compgen -W 'mount umount status rootfs warm index version help' -- "$cur"))
 			COMPREPLY+=($(compgen -d -- "$cur"))
 			[[ -z $cur ]] || COMPREPLY+=($(compgen -W 'docker.io ghcr.io quay.io registry.k8s.io public.ecr.aws dir:' -- "$cur"))
 		fi ;;

@@ -13,17 +13,23 @@ function __registryfs_options
 	end
 end
 
-set -l commands mount umount status rootfs warm version help
+set -l commands mount umount status rootfs warm index version help
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a mount -d 'show a registry as a directory'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a umount -d 'unmount and wait'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a status -d 'list mounts'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a rootfs -d 'mount a file tree as the kernel does'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a warm -d 'fetch for use offline'
+complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a index -d 'build a SOCI index'
+complete -c registryfs -n "__fish_seen_subcommand_from index" -l v2 -x -d 'make an image that names its index, under this tag'
+complete -c registryfs -n "__fish_seen_subcommand_from index" -l platform -x -d 'which image'
+complete -c registryfs -n "__fish_seen_subcommand_from index" -l all-platforms -d 'all images'
+complete -c registryfs -n "__fish_seen_subcommand_from index" -l span-size -x -d 'bytes between checkpoints'
+complete -c registryfs -n "__fish_seen_subcommand_from index" -l min-layer-size -x -d 'leave out smaller layers'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a version -d 'print the version'
 complete -c registryfs -n "not __fish_seen_subcommand_from $commands" -a help -d 'explain a command'
-complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs warm version help" -s o -x -a '(__registryfs_options)' -d options
-complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs warm version help" -s f -d 'stay in the foreground'
-complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs warm version help" -s d -d 'foreground and every detail'
+complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs warm index version help" -s o -x -a '(__registryfs_options)' -d options
+complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs warm index version help" -s f -d 'stay in the foreground'
+complete -c registryfs -n "not __fish_seen_subcommand_from umount status rootfs warm index version help" -s d -d 'foreground and every detail'
 complete -c registryfs -n "__fish_seen_subcommand_from umount status" -f -a '(__registryfs_mounts)'
 complete -c registryfs -n "__fish_seen_subcommand_from umount" -s l -d 'detach now'
 complete -c registryfs -n "__fish_seen_subcommand_from rootfs" -s o -x -a 'suid dev noexec erofs fuse' -d options
