@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Measures how fast registryfs serves what its cache has, beside the same tree on the local disk. Needs root.
 
-    contrib/bench/warm.py [--runs 5] [--program build/registryfs] [--baseline OTHER] [--only find,small,read,iops,big,rss]
+    contrib/bench/warm.py [--runs 5] [--program build/registryfs] [--baseline OTHER] [--only find,tar,small,read,iops,big,rss]
 
 The image `ocifull` of tests/fixtures is unpacked with umoci onto the local disk, read there directly ("disk") and through
 an overlayfs over it ("overlay"). Each program fills a cache of its own once; then every run mounts anew, one after the
-other, so that a machine that others use too disturbs all alike. What counts is the ratio in the last column: to overlay
-for find, to disk for everything else. Every figure is a median, with the least and the greatest. It prints, and asserts
+other, so that a machine that others use too disturbs all alike. "rootfs" is the same daemon behind the kernel's EROFS
+(`registryfs rootfs`). What counts is the ratio in the last column: to overlay
+for find and tar, to disk for everything else. Every figure is a median, with the least and the greatest. It prints, and asserts
 only that as much was read as is there.
 
-Columns: find cold = everything dropped; find warm = the same again, middle of three; small cold = all files up to 16 KiB
+Columns: find cold = everything dropped; find warm = the same again, middle of three; tar cold = tar of all of it, everything
+dropped; small cold = all files up to 16 KiB
 once their names are known, but no data are in memory; read = all files, data of the disk and of the cache in memory, the
 mount's pages not; again = once more; iops cold = 4 KiB reads at random offsets of the largest files, everything dropped; iops
 cache = only the mount's pages dropped; iops warm = all in memory; big = one file of 1 GiB, the mount's pages dropped; rss =
@@ -178,6 +180,25 @@ class Registryfs:
         run(self.program, "umount", self.mnt)
 
 
+class Rootfs(Registryfs):
+    """The tree as a kernel file system, with the cache and the mount of another."""
+
+    def __init__(self, other):
+        self.__dict__.update(other.__dict__)
+        self.name = f"{other.name} rootfs"
+        self.top = self.scratch / "top"
+        self.top.mkdir()
+
+    def open(self):
+        super().open()
+        run(self.program, "rootfs", "-o", "erofs", self.mnt / "app/1.0", self.top)
+        return self.top
+
+    def close(self):
+        run(self.program, "umount", self.top)
+        super().close()
+
+
 class Bench:
     def __init__(self, args):
         self.runs, self.only, self.figures = args.runs, args.only.split(","), {}
@@ -197,6 +218,12 @@ class Bench:
         root = kind.open()
         self.note("find cold", kind, seconds(find, root))
         self.note("find warm", kind, statistics.median(seconds(find, root) for _ in range(3)))
+        kind.close()
+
+    def tar(self, kind):
+        drop_caches()
+        root = kind.open()
+        self.note("tar cold", kind, seconds(run, "sh", "-c", 'tar -C "$1" -cf - . | cat', "-", root))
         kind.close()
 
     def small(self, kind):
@@ -227,7 +254,7 @@ class Bench:
         kind.close()
 
     def big(self, kind):
-        if isinstance(kind, Overlay):
+        if isinstance(kind, (Overlay, Rootfs)):
             return
         kind.open()
         kind.warm_up()
@@ -252,14 +279,14 @@ class Bench:
     def report(self):
         for figure, kinds in self.figures.items():
             print(f"\n{figure}")
-            peer = kinds.get("overlay" if figure.startswith("find") else "disk")
+            peer = kinds.get("overlay" if figure.startswith(("find", "tar")) else "disk")
             for name, values in kinds.items():
                 m = statistics.median(values)
                 ratio = ""
                 if peer:
                     other = statistics.median(peer)
                     ratio = f"   x{m / other:.2f}"
-                print(f"  {name:12}{m:12.3f} ({min(values):.3f}-{max(values):.3f}){ratio}")
+                print(f"  {name:18}{m:12.3f} ({min(values):.3f}-{max(values):.3f}){ratio}")
 
 
 def make_big(bench, registry, scratch):
@@ -276,7 +303,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--program", default=str(ROOT / "build" / "registryfs"))
     parser.add_argument("--baseline", help="another build, measured in turn with it")
-    parser.add_argument("--only", default="find,small,read,iops,big,rss")
+    parser.add_argument("--only", default="find,tar,small,read,iops,big,rss")
     parser.add_argument("--first", action="store_true", help="ask the scheduler to put what is measured before all others")
     parser.add_argument("--cpu", type=int, help="measure on this processor alone: steadier, and without what waking another one costs")
     args = parser.parse_args()
@@ -302,6 +329,7 @@ def main():
             if args.baseline:
                 kinds.append(Registryfs(bench, "baseline", pathlib.Path(args.baseline).resolve()))
             kinds.append(Registryfs(bench, "registryfs", pathlib.Path(args.program).resolve()))
+            kinds.append(Rootfs(kinds[-1]))
             for number in range(args.runs):
                 for what in bench.only:
                     for kind in kinds:
