@@ -73,7 +73,7 @@ unit() {
 # pytests LOT FILES...: those mount tests, their output into a file
 pytests() {
 	local lot=$1; shift
-	REGISTRYFS=$PWD/$out/asan/registryfs python3 -m pytest -q -rf --tb=short -p no:cacheprovider \
+	REGISTRYFS=$PWD/$out/asan/registryfs python3 -m pytest -q -rf --tb=short --durations=5 -p no:cacheprovider \
 		$long "$@" >"$out/pytest-$lot.log" 2>&1
 }
 # counted LOT STATUS: shows what a lot of mount tests printed, and counts it
