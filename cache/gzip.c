@@ -38,6 +38,7 @@ struct gzip {
 	struct rawinf *d;
 	enum phase phase;
 	bool seen;			/* a whole member has been read */
+	bool entered;			/* the present member in its middle: its CRC is not known */
 	uint8_t raw[HEADER_BYTES];	/* of the header or trailer, the first `have` bytes */
 	uint32_t have;
 	uint32_t left;			/* of the extra field */
@@ -160,13 +161,14 @@ static errint_t trailer_byte(struct gzip *g, uint8_t c, struct err *e)
 	g->raw[g->have++] = c;
 	if (g->have < TRAILER_BYTES)
 		return 0;
-	if (le32_get(g->raw) != g->crc)
+	if (!g->entered && le32_get(g->raw) != g->crc)
 		return err_set(e, EBADMSG, ERR_INTEGRITY, "gzip CRC-32 does not match");
-	if (le32_get(g->raw + 4) != g->total)
+	if (!g->entered && le32_get(g->raw + 4) != g->total)
 		return err_set(e, EBADMSG, ERR_INTEGRITY, "gzip length does not match");
 	g->phase = GZ_HEADER;
 	g->have = 0;
 	g->seen = true;
+	g->entered = false;
 	return 0;
 }
 
@@ -233,6 +235,8 @@ static bool gzip_save(void *st, struct buf *ret)
 		.total = g->total,
 	};
 
+	if (g->entered)
+		return false;
 	if (g->phase == GZ_HEADER && g->have == 0)
 		return true;
 	memcpy(m.raw, g->raw, sizeof(m.raw));
@@ -276,6 +280,15 @@ static errint_t gzip_load(void *st, uint64_t in, const void *state, size_t len, 
 	if (g->phase != GZ_BODY)
 		return 0;
 	return rawinf_load(g->d, (const uint8_t *)state + sizeof(m), len - sizeof(m), e);
+}
+
+errint_t gzip_enter(void *st, uint8_t byte, unsigned bits, const void *window, size_t len, struct err *e)
+{
+	struct gzip *g = st;
+
+	g->phase = GZ_BODY;
+	g->entered = true;
+	return rawinf_enter(g->d, byte, bits, window, len, e);
 }
 
 const struct inflate_ops inflate_gzip_ops = {

@@ -22,6 +22,7 @@
 #define STEP_MAX (1u << 30)	/* its counts have 32 bits */
 #define LONG_BITS_MAX 21	/* lit/len code with the extra bits of a length */
 #define DIST_BITS_MAX 15
+#define HISTORY_MAX (32u << 10)
 #define LIT_SYM_MAX 512		/* 254 + longest match */
 #define DIST_SYMS 30
 #define DIST_EXTRA_MAX 13
@@ -276,6 +277,18 @@ errint_t rawinf_load(struct rawinf *d, const void *state, size_t len, struct err
 		return inflate_bad(e, "not a checkpoint of this decompressor");
 	}
 	tidy(&d->s);
+	return 0;
+}
+
+errint_t rawinf_enter(struct rawinf *d, uint8_t byte, unsigned bits, const void *window, size_t len,
+		      struct err *e)
+{
+	rawinf_reset(d);
+	if (bits > 7 || len > HISTORY_MAX ||
+	    (len && isal_inflate_set_dict(&d->s, (uint8_t *)window, (uint32_t)len) != ISAL_DECOMP_OK))
+		return inflate_bad(e, "not a place within a deflate stream");
+	d->s.read_in = bits ? (uint64_t)byte >> (8 - bits) : 0;
+	d->s.read_in_length = (int32_t)bits;
 	return 0;
 }
 

@@ -173,4 +173,14 @@ errint_t rawinf_load(struct rawinf *d, const void *state, size_t len, struct err
 	return 0;
 }
 
+errint_t rawinf_enter(struct rawinf *d, uint8_t byte, unsigned bits, const void *window, size_t len,
+		      struct err *e)
+{
+	rawinf_reset(d);
+	if (bits > 7 || len > WINDOW || (bits && inflatePrime(&d->z, (int)bits, byte >> (8 - bits)) != Z_OK) ||
+	    (len && inflateSetDictionary(&d->z, window, (uInt)len) != Z_OK))
+		return inflate_bad(e, "not a place within a deflate stream");
+	return 0;
+}
+
 #endif

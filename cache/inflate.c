@@ -269,6 +269,24 @@ errint_t inflate_resume(enum inflate_format fmt, uint64_t in, uint64_t out, cons
 	return 0;
 }
 
+errint_t inflate_enter(uint64_t in, uint64_t out, uint8_t byte, unsigned bits, const void *window,
+		       size_t window_len, inflate_sink_fn sink, void *ctx, struct inflate **ret, struct err *e)
+{
+	_cleanup_(inflate_freep) struct inflate *z = inflate_new(sink, ctx);
+
+	if (!z)
+		return err_errno(e, ENOMEM, "decompressor");
+	errint_t r = set_format(z, INFLATE_GZIP, e);
+	if (r == 0)
+		r = gzip_enter(z->st, byte, bits, window, window_len, e);
+	if (r < 0)
+		return r;
+	z->in = in;
+	z->out = out;
+	*ret = steal_ptr(&z);
+	return 0;
+}
+
 bool inflate_anywhere(const struct inflate *z)
 {
 	return z->format == INFLATE_PLAIN || (z->format == INFLATE_GZIP && rawinf_anywhere);

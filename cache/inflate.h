@@ -62,5 +62,11 @@ bool inflate_anywhere(const struct inflate *z);
 errint_t inflate_resume(enum inflate_format fmt, uint64_t in, uint64_t out, const void *state,
 			size_t state_len, inflate_sink_fn sink, void *ctx, struct inflate **ret,
 			struct err *e) _must_check_;
+/* Starts within a gzip member, at the beginning of a deflate block: `byte`, the one before `in`, has
+ * its first `bits` bits (the high ones; 0: none), the window_len bytes of output before it are known
+ * (at most 32 KiB).  The CRC of this member, whose beginning was not seen, is not checked. */
+errint_t inflate_enter(uint64_t in, uint64_t out, uint8_t byte, unsigned bits, const void *window,
+		       size_t window_len, inflate_sink_fn sink, void *ctx, struct inflate **ret, struct err *e)
+	_must_check_;
 /* Names libraries and versions; part of the cache key of stored states. */
 const char *inflate_build_id(void);

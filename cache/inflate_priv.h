@@ -37,6 +37,9 @@ struct inflate_ops {
 extern const struct inflate_ops inflate_gzip_ops;
 extern const struct inflate_ops inflate_zstd_ops;
 
+/* A fresh state of inflate_gzip_ops becomes one within a member. */
+errint_t gzip_enter(void *st, uint8_t byte, unsigned bits, const void *window, size_t len, struct err *e);
+
 /* ---- raw deflate */
 struct rawinf;
 
@@ -51,6 +54,9 @@ uint32_t rawinf_crc(const struct rawinf *d);	/* CRC-32 of the member's output so
 uint32_t rawinf_total(const struct rawinf *d);	/* bytes of it, modulo 2^32 */
 bool rawinf_save(struct rawinf *d, struct buf *ret);
 errint_t rawinf_load(struct rawinf *d, const void *state, size_t len, struct err *e);
+/* At the start of a block, as inflate_enter says. */
+errint_t rawinf_enter(struct rawinf *d, uint8_t byte, unsigned bits, const void *window, size_t len,
+		      struct err *e);
 const char *rawinf_name(void);		/* library and version */
 extern const bool rawinf_anywhere;	/* rawinf_save works at any place */
 extern const size_t rawinf_state_bytes;	/* of a state before it is packed */
