@@ -143,7 +143,7 @@ struct ca_run {
 errint_t ca_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, struct ca_run *run,
 			   const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
 
-/* ---- layers that carry their own index: eStargz, zstd:chunked (layers.md 5.1, 5.2) -------------
+/* ---- layers with an index: eStargz, zstd:chunked, SOCI (layers.md 5.1 to 5.3) -------------------
  *
  * Such a blob says in a table of contents (TOC) what its files are and where each piece of them, a
  * chunk, lies in it, with the chunk's SHA-256.  What authenticates the TOC comes from the manifest,
@@ -151,6 +151,11 @@ errint_t ca_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, struc
  * offsets begin at CA_TOC_DATA, so that they cannot be mistaken for places in the tar of the streamed
  * layer; its spans are granules, some consecutive chunks, fetched by one Range request; it is known
  * by digest, size and TOC together, because another manifest may name others for the same blob.
+ *
+ * A SOCI index lies beside the blob, which is plain or gzip: a zTOC says what its files are, where decoding
+ * can start, and the SHA-256 of the compressed bytes in between.  There a granule is such a span of
+ * some 4 MiB of the tar.  Nothing in the format says that a file's bytes are where the zTOC puts them:
+ * the headers of the tar that come with a span are compared with what it says.
  */
 #define CA_TOC_DATA (UINT64_C(1) << 62)
 
@@ -159,6 +164,7 @@ struct ca_toc {
 	struct digest json;	/* of the TOC's JSON; unset when packed_sum is given */
 	struct digest packed_sum; /* of its compressed bytes; unset: only json counts */
 	uint64_t off, packed, size; /* place in the blob and JSON's length; packed 0: the footer says */
+	struct digest ztoc;	/* of a SOCI index's zTOC, a blob of `packed` bytes; then only these two count */
 };
 
 /* -ENOENT: not read yet. */
@@ -171,7 +177,7 @@ bool ca_layer_exists(struct ca_store *s, const struct digest *d);	/* the streame
 errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
 			   const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
 bool ca_layer_is_lazy(const struct ca_layer *l);	/* has a TOC */
-/* "streamed", "estargz" or "zstd:chunked". */
+/* "streamed", "estargz", "zstd:chunked" or "soci". */
 const char *ca_layer_how(const struct ca_layer *l);
 /* Was a chunk found that does not match its digest in the TOC (ca_layer_fill_span said -EILSEQ)?
  * Then what is not in the cache has to come from the streamed layer, see ca_layer_twin. */

@@ -66,13 +66,14 @@ const char *layer_span_key(const struct digest *d, uint32_t span, char out[stati
  * said to have another size, as nobody has hashed the whole. */
 const char *toc_layer_key(const struct digest *d, const struct ca_toc *toc, char out[static CA_KEY_MAX])
 {
-	char text[4 * DIGEST_TEXT_MAX + 128], a[DIGEST_TEXT_MAX], b[DIGEST_TEXT_MAX], c[DIGEST_TEXT_MAX];
+	char text[5 * DIGEST_TEXT_MAX + 128], a[DIGEST_TEXT_MAX], b[DIGEST_TEXT_MAX], c[DIGEST_TEXT_MAX];
+	char z[DIGEST_TEXT_MAX];
 	struct digest id;
-	int n = snprintf(text, sizeof(text), "%s %llu %s %s %llu %llu %llu", digest_text(d, a),
+	int n = snprintf(text, sizeof(text), "%s %llu %s %s %llu %llu %llu %s", digest_text(d, a),
 			 (unsigned long long)toc->blob, toc->json.alg ? digest_text(&toc->json, b) : "-",
 			 toc->packed_sum.alg ? digest_text(&toc->packed_sum, c) : "-",
 			 (unsigned long long)toc->off, (unsigned long long)toc->packed,
-			 (unsigned long long)toc->size);
+			 (unsigned long long)toc->size, toc->ztoc.alg ? digest_text(&toc->ztoc, z) : "-");
 
 	digest_of(DIGEST_SHA256, text, (size_t)n, &id);
 	(void)snprintf(out, CA_KEY_MAX, "toc-%u-%s", TREE_RULES, digest_hex(&id, a));
@@ -346,9 +347,11 @@ bool ca_layer_is_lazy(const struct ca_layer *l)
 
 const char *ca_layer_how(const struct ca_layer *l)
 {
-	if (!l->toc)
-		return "streamed";
-	return l->toc->format == TOC_ESTARGZ ? "estargz" : "zstd:chunked";
+	static const char *const words[] = {
+		[TOC_ESTARGZ] = "estargz", [TOC_ZSTD] = "zstd:chunked", [TOC_SOCI_GZIP] = "soci", [TOC_SOCI_PLAIN] = "soci",
+	};
+
+	return l->toc ? words[l->toc->format] : "streamed";
 }
 
 bool ca_layer_refuted(const struct ca_layer *l)

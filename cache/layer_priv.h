@@ -38,6 +38,15 @@ errint_t layer_object_put(struct ca_store *s, enum ca_kind kind, const char *key
 /* The layer object of a layer with its TOC; granules append "-<n>". */
 const char *toc_layer_key(const struct digest *d, const struct ca_toc *toc, char out[static CA_KEY_MAX]);
 
+/* Runs attempt until it succeeds or fails for another reason than that the contents make no sense, but
+ * twice at most: then they do not (-EBADMSG).  d: the blob that may come damaged. */
+typedef errint_t (*toc_attempt_fn)(void *ctx, struct err *e);
+errint_t toc_attempts(toc_attempt_fn attempt, void *ctx, const struct digest *d, const struct ca_source *src,
+		      struct err *e) _must_check_;
+/* ca_toc_layer_fill for a zTOC (ztoc_fill.c). */
+errint_t ztoc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
+			 const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
+
 /* What ca_layer_read and ca_layer_fill_span are for layers with a TOC (toc_granule.c). */
 errint_t toc_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
 			uint32_t *ret_granule, struct err *e) _must_check_;
@@ -53,6 +62,14 @@ bool layer_run_wait(struct ca_layer *l, uint32_t piece, struct cancel *c);
 /* ca_layer_fill_run for streamed layers (layer_span.c). */
 errint_t layer_fill_spans(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
 			  struct cancel *c, struct err *e) _must_check_;
+/* The same for spans of a SOCI index (ztoc_span.c). */
+errint_t ztoc_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
+			     struct cancel *c, struct err *e) _must_check_;
+uint64_t toc_granule_len(const struct ca_layer *l, uint32_t granule);
+/* -EILSEQ from now on: the index is not about this blob, as `how` says. */
+errint_t toc_refuted(struct ca_layer *l, const char *how, struct err *e);
+/* -EBADMSG: our own object is wrong, and gone now. */
+errint_t toc_dropped(struct ca_layer *l, struct err *e);
 
 /* -ENOENT: not here; -EBADMSG: it had the wrong length and was dropped. */
 errint_t layer_span_open(struct ca_layer *l, uint32_t span, struct ca_object **ret) _must_check_;

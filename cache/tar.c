@@ -209,19 +209,6 @@ static errint_t meta_push(struct tar_reader *t, const unsigned char *p, size_t l
 
 /* ---- handing out ---------------------------------------------------------------------------- */
 
-static void xattrs_of(const struct pax *p, struct tree_xattr_in *out)
-{
-	for (size_t i = 0; i < p->n_xattrs; i++) {
-		const struct pax_xattr *x = &p->xattrs[i];
-
-		out[i] = (struct tree_xattr_in){
-			.name = p->text.data + x->name.at, .name_len = x->name.len,
-			.value = x->none ? NULL : p->text.data + x->value.at,
-			.value_len = x->value.len,
-		};
-	}
-}
-
 static errint_t give_xattrs(struct tar_reader *t)
 {
 	size_t n = t->local.n_xattrs;
@@ -234,7 +221,7 @@ static errint_t give_xattrs(struct tar_reader *t)
 		t->xattrs = p;
 		t->cap_xattrs = n;
 	}
-	xattrs_of(&t->local, t->xattrs);
+	pax_xattrs(&t->local, t->xattrs);
 	t->cur.en.xattrs = t->xattrs;
 	t->cur.en.n_xattrs = n;
 	return 0;

@@ -357,6 +357,36 @@ static errint_t bad_record(errint_t r, const struct record *rec, struct err *e)
 		       (int)MIN_OF(rec->key_len, (size_t)60), rec->key);
 }
 
+errint_t pax_add(struct pax *p, const char *key, size_t key_len, const char *value, size_t value_len,
+		 struct err *e)
+{
+	struct record rec = { (char *)key, key_len, NULL, value_len };
+	size_t at = p->text.len;
+
+	if (buf_add(&p->text, key, key_len) < 0 || buf_add(&p->text, value, value_len) < 0)
+		return bad_record(p->text.failed, &rec, e);
+	rec.key = p->text.data + at;
+	rec.value = rec.key + key_len;
+
+	errint_t r = take_record(p, &rec);
+
+	return r < 0 ? bad_record(r, &rec, e) : 0;
+}
+
+void pax_xattrs(const struct pax *p, struct tree_xattr_in *out)
+{
+	for (size_t i = 0; i < p->n_xattrs; i++) {
+		const struct pax_xattr *x = &p->xattrs[i];
+
+		out[i] = (struct tree_xattr_in){
+			.name = p->text.data + x->name.at,
+			.name_len = x->name.len,
+			.value = x->none ? NULL : p->text.data + x->value.at,
+			.value_len = x->value.len,
+		};
+	}
+}
+
 errint_t pax_parse(struct pax *p, struct err *e)
 {
 	size_t at = 0;

@@ -61,5 +61,11 @@ size_t pax_bytes(const struct pax *p);	/* memory */
 /* Reads the records in text.  -EFBIG: more than PAX_XATTRS_MAX extended attributes. */
 errint_t pax_parse(struct pax *p, struct err *e) _must_check_;
 
+/* One record whose length is known already.  -EINVAL: its value makes no sense; -EFBIG as above. */
+errint_t pax_add(struct pax *p, const char *key, size_t key_len, const char *value, size_t value_len,
+		 struct err *e) _must_check_;
+/* The extended attributes, p->n_xattrs of them, borrowed from p. */
+void pax_xattrs(const struct pax *p, struct tree_xattr_in *out);
+
 /* Unsigned decimal number that fills s; false: not one, or above INT64_MAX. */
 bool pax_number(const char *s, size_t len, uint64_t *ret);

@@ -33,6 +33,9 @@ enum {
 	AT_SHA = 32,
 };
 
+/* Where a span's fields are. */
+enum { AT_HEADER = 0, AT_N_HEADERS = 8, AT_SUM = 12 };
+
 /* ---- granules */
 
 /* Does chunk c, which follows p, begin a new granule, when the present one has that much? */
@@ -45,12 +48,14 @@ static bool breaks(const struct toc_chunk *p, const struct toc_chunk *c, uint64_
 	return bytes + c->len > (same_member ? TOC_GRANULE_MEMBER : TOC_GRANULE_AIM);
 }
 
-static uint32_t count_granules(const struct toc_chunk *chunks, uint32_t n, struct toc_granule *out)
+static uint32_t count_granules(enum toc_format format, const struct toc_chunk *chunks, uint32_t n,
+			       struct toc_granule *out)
 {
 	uint32_t first = 0, count = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
-		if (i > 0 && !breaks(&chunks[i - 1], &chunks[i], chunks[i].out - chunks[first].out, i - first))
+		if (i > 0 && !toc_is_soci(format) &&
+		    !breaks(&chunks[i - 1], &chunks[i], chunks[i].out - chunks[first].out, i - first))
 			continue;
 		first = i;
 		if (out)
@@ -62,11 +67,11 @@ static uint32_t count_granules(const struct toc_chunk *chunks, uint32_t n, struc
 
 static errint_t make_granules(struct toc_file *f, const struct toc_chunk *chunks)
 {
-	f->n_granules = count_granules(chunks, f->n_chunks, NULL);
+	f->n_granules = count_granules(f->format, chunks, f->n_chunks, NULL);
 	f->granules = calloc(f->n_granules + 1UL, sizeof(*f->granules));
 	if (!f->granules)
 		return -ENOMEM;
-	(void)count_granules(chunks, f->n_chunks, f->granules);
+	(void)count_granules(f->format, chunks, f->n_chunks, f->granules);
 	f->granules[f->n_granules] = (struct toc_granule){ f->size, f->n_chunks };
 	return 0;
 }
@@ -110,12 +115,35 @@ static void put_head(const struct toc_file *f, uint8_t p[static TOC_HEAD_BYTES])
 	le32_put(p + AT_FORMAT, f->format);
 }
 
-static uint64_t table_bytes(const struct toc_file *f)
+/* of a span */
+static uint64_t span_bytes(const struct toc_file *f)
 {
-	return (uint64_t)f->n_chunks * TOC_CHUNK_BYTES + (uint64_t)f->n_granules * TOC_GRANULE_BYTES;
+	if (!toc_is_soci(f->format))
+		return 0;
+	return TOC_SPAN_HEAD + (f->format == TOC_SOCI_GZIP ? TOC_WINDOW_BYTES : 0);
 }
 
-errint_t toc_file_finish(struct toc_file *f, const struct toc_chunk *chunks, struct buf *image)
+static uint64_t table_bytes(const struct toc_file *f)
+{
+	return (uint64_t)f->n_chunks * (TOC_CHUNK_BYTES + span_bytes(f)) +
+	       (uint64_t)f->n_granules * TOC_GRANULE_BYTES;
+}
+
+static void put_span(const struct toc_file *f, const struct toc_span *x, struct buf *image)
+{
+	static const uint8_t zeros[TOC_WINDOW_BYTES];
+	uint8_t head[TOC_SPAN_HEAD];
+
+	le64_put(head + AT_HEADER, x->header);
+	le32_put(head + AT_N_HEADERS, x->n_headers);
+	le32_put(head + AT_SUM, x->sum);
+	(void)buf_add(image, head, sizeof(head));
+	if (f->format == TOC_SOCI_GZIP)
+		(void)buf_add(image, x->window ? x->window : zeros, TOC_WINDOW_BYTES);
+}
+
+errint_t toc_file_finish(struct toc_file *f, const struct toc_chunk *chunks, const struct toc_span *spans,
+			 struct buf *image)
 {
 	uint8_t chunk[TOC_CHUNK_BYTES], granule[TOC_GRANULE_BYTES] = { 0 }, head[TOC_HEAD_BYTES];
 	errint_t r = make_granules(f, chunks);
@@ -128,6 +156,8 @@ errint_t toc_file_finish(struct toc_file *f, const struct toc_chunk *chunks, str
 		put_chunk(&chunks[i], chunk);
 		(void)buf_add(image, chunk, sizeof(chunk));
 	}
+	for (uint32_t i = 0; toc_is_soci(f->format) && i < f->n_chunks; i++)
+		put_span(f, &spans[i], image);
 	for (uint32_t i = 0; i < f->n_granules; i++) {
 		le64_put(granule, f->granules[i].out);
 		le32_put(granule + 8, f->granules[i].first);
@@ -149,7 +179,7 @@ static bool get_head(struct toc_file *f, const uint8_t p[static TOC_HEAD_BYTES],
 {
 	uint32_t format = le32_get(p + AT_FORMAT);
 
-	if (memcmp(p + AT_MAGIC, magic, sizeof(magic)) != 0 || format < TOC_ESTARGZ || format > TOC_ZSTD)
+	if (memcmp(p + AT_MAGIC, magic, sizeof(magic)) != 0 || format < TOC_ESTARGZ || format >= TOC_FORMATS)
 		return false;
 	f->format = format;
 	f->size = le64_get(p + AT_SIZE);
@@ -268,4 +298,25 @@ errint_t toc_file_chunks(const struct toc_file *f, uint32_t from, uint32_t to, l
 		return bad(e);
 	*ret = steal_ptr(&chunks);
 	return 0;
+}
+
+errint_t toc_file_span(const struct toc_file *f, uint32_t n, layer_read_fn read, void *ctx,
+		       uint8_t window[static TOC_WINDOW_BYTES], struct toc_span *ret, struct err *e)
+{
+	uint64_t at = f->tree_len + (uint64_t)f->n_chunks * TOC_CHUNK_BYTES + n * span_bytes(f);
+	uint8_t head[TOC_SPAN_HEAD];
+	errint_t r = read(ctx, at, head, sizeof(head), e);
+
+	*ret = (struct toc_span){
+		.header = le64_get(head + AT_HEADER), .n_headers = le32_get(head + AT_N_HEADERS),
+		.sum = le32_get(head + AT_SUM),
+	};
+	if (r == 0 && f->format == TOC_SOCI_GZIP && f->granules[n].out > 0) {
+		r = read(ctx, at + TOC_SPAN_HEAD, window, TOC_WINDOW_BYTES, e);
+		ret->window = window;
+	}
+	if (r == 0 && ret->n_headers &&
+	    (ret->header < f->granules[n].out || ret->header >= f->granules[n + 1].out))
+		return bad(e);
+	return r;
 }

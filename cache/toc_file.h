@@ -3,6 +3,7 @@
  *
  *	tree image	tree_len bytes, at offset 0: it is read whole
  *	chunks		TOC_CHUNK_BYTES each, in the TOC's order
+ *	spans		SOCI only, one a chunk: TOC_SPAN_HEAD bytes, and with gzip TOC_WINDOW_BYTES
  *	granules	TOC_GRANULE_BYTES each
  *	head		TOC_HEAD_BYTES, at the very end
  *
@@ -11,6 +12,10 @@
  * on.  A *granule* is a run of chunks, the piece that is fetched, kept and evicted: some
  * TOC_GRANULE_AIM bytes, or one longer chunk.  Only the granules stay in memory; the chunks of one
  * are read when it is filled.
+ *
+ * For SOCI a chunk is a span of its zTOC, and a granule of its own: what the hash is of are its
+ * compressed bytes, `inner` says how many bits of the first of them belong to it, and struct toc_span
+ * what the decoder has to know and what is to be found in it.  The stream is the tar itself.
  */
 #pragma once
 
@@ -25,6 +30,8 @@
 #define TOC_CHUNK_BYTES 64u
 #define TOC_GRANULE_BYTES 16u
 #define TOC_HEAD_BYTES 64u
+#define TOC_SPAN_HEAD 16u
+#define TOC_WINDOW_BYTES (32u << 10)
 #define TOC_CHUNK_MAX (64u << 20)	/* inflated; our own memory */
 #define TOC_INNER_MAX (64u << 20)	/* what has to be inflated and thrown away before a chunk */
 #define TOC_CHUNKS_MAX (2u << 20)
@@ -42,12 +49,18 @@ struct toc_chunk {
 	uint8_t sha256[32];
 };
 
+struct toc_span {
+	const uint8_t *window;	/* the TOC_WINDOW_BYTES of the tar before it; NULL: not needed */
+	uint64_t header;	/* where the first whole header in it begins, in the tar */
+	uint32_t n_headers, sum; /* how many there are, and what they say (ztoc_sum) */
+};
+
 struct toc_granule {
 	uint64_t out;
 	uint32_t first;		/* chunk */
 };
 
-enum toc_format { TOC_ESTARGZ = 1, TOC_ZSTD };
+enum toc_format { TOC_ESTARGZ = 1, TOC_ZSTD, TOC_SOCI_GZIP, TOC_SOCI_PLAIN, TOC_FORMATS };
 
 struct toc_file {
 	enum toc_format format;
@@ -58,9 +71,15 @@ struct toc_file {
 	struct toc_granule *granules;	/* and one more, which stands for the end */
 };
 
-/* Appends chunks, granules and head to *image, which holds the tree.  f: format, size, packed, n_chunks. */
-errint_t toc_file_finish(struct toc_file *f, const struct toc_chunk *chunks, struct buf *image)
-	_must_check_;
+static inline bool toc_is_soci(enum toc_format f)
+{
+	return f == TOC_SOCI_GZIP || f == TOC_SOCI_PLAIN;
+}
+
+/* Appends chunks, spans, granules and head to *image, which holds the tree.  f: format, size, packed,
+ * n_chunks.  spans: SOCI only, n_chunks of them. */
+errint_t toc_file_finish(struct toc_file *f, const struct toc_chunk *chunks, const struct toc_span *spans,
+			 struct buf *image) _must_check_;
 
 /* Reads and checks all but tree and chunks.  -EBADMSG: not sound.  toc_file_done also after an error. */
 errint_t toc_file_load(struct toc_file *f, uint64_t len, layer_read_fn read, void *ctx, struct err *e)
@@ -71,5 +90,8 @@ void toc_file_done(struct toc_file *f);
  * sides and are within their ceilings. */
 errint_t toc_file_chunks(const struct toc_file *f, uint32_t from, uint32_t to, layer_read_fn read,
 			 void *ctx, struct toc_chunk **ret, struct err *e) _must_check_;
+/* SOCI: what belongs to granule n; ret->window is `window` then, or NULL. */
+errint_t toc_file_span(const struct toc_file *f, uint32_t n, layer_read_fn read, void *ctx,
+		       uint8_t window[static TOC_WINDOW_BYTES], struct toc_span *ret, struct err *e) _must_check_;
 /* The granule that holds an offset below f->size. */
 uint32_t toc_file_granule(const struct toc_file *f, uint64_t out);

@@ -234,7 +234,7 @@ static errint_t store(struct toc_fill *f, struct err *e)
 	if (r < 0)
 		return r;
 	image.max = LAYER_IMAGE_MAX;
-	r = toc_file_finish(&file, f->index.chunks, &image);
+	r = toc_file_finish(&file, f->index.chunks, NULL, &image);
 	toc_file_done(&file);
 	if (r < 0)
 		return err_errno(e, -r, "indexing a layer");
@@ -272,8 +272,9 @@ static void close_streams(struct toc_fill *f)
 	layer_gate_done(&f->gate);
 }
 
-static errint_t try(struct toc_fill *f, struct err *e)
+static errint_t try(void *ctx, struct err *e)
 {
+	struct toc_fill *f = ctx;
 	errint_t r = find(f, e);
 
 	if (r == 0 && f->at.packed > TOC_PACKED_MAX)
@@ -298,23 +299,18 @@ static bool is_contents(errint_t r, const struct err *e)
 	return r == -EBADMSG || ((r == -EINVAL || r == -EFBIG) && (e->cls == ERR_INPUT || e->cls == ERR_LIMIT));
 }
 
-errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
-			   const struct ca_source *src, struct cancel *c, struct err *e)
+errint_t toc_attempts(toc_attempt_fn attempt, void *ctx, const struct digest *d, const struct ca_source *src,
+		      struct err *e)
 {
-	struct toc_fill f = { .s = s, .want = d, .size = toc->blob, .toc = toc, .src = src, .cancel = c };
 	struct err why = { 0 };
 	errint_t r = -EBADMSG;
 
-	if (toc->json.alg == DIGEST_UNSET && toc->packed_sum.alg == DIGEST_UNSET)
-		return err_set(e, EINVAL, ERR_BUG, "a table of contents that nothing authenticates");
-	buf_init(&f.tail, TAIL_MAX);
 	for (int i = 0; i < TRIES && (i == 0 || is_contents(r, &why)); i++) {
 		if (i > 0 && src && src->bad)
 			(void)src->bad(src->ctx, d);	/* another mirror, if there is one */
 		err_clear(&why);
-		r = try(&f, &why);
+		r = attempt(ctx, &why);
 	}
-	buf_done(&f.tail);
 	if (r == 0)
 		return 0;
 	if (is_contents(r, &why))
@@ -322,5 +318,21 @@ errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, const str
 	why.eno = -r;
 	if (e)
 		*e = why;
+	return r;
+}
+
+errint_t ca_toc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
+			   const struct ca_source *src, struct cancel *c, struct err *e)
+{
+	struct toc_fill f = { .s = s, .want = d, .size = toc->blob, .toc = toc, .src = src, .cancel = c };
+	errint_t r;
+
+	if (toc->ztoc.alg != DIGEST_UNSET)
+		return ztoc_layer_fill(s, d, toc, src, c, e);
+	if (toc->json.alg == DIGEST_UNSET && toc->packed_sum.alg == DIGEST_UNSET)
+		return err_set(e, EINVAL, ERR_BUG, "a table of contents that nothing authenticates");
+	buf_init(&f.tail, TAIL_MAX);
+	r = toc_attempts(try, &f, d, src, e);
+	buf_done(&f.tail);
 	return r;
 }

@@ -33,7 +33,7 @@ const char *toc_granule_key(const struct ca_layer *l, uint32_t granule, char out
 	return out;
 }
 
-static uint64_t granule_len(const struct ca_layer *l, uint32_t granule)
+uint64_t toc_granule_len(const struct ca_layer *l, uint32_t granule)
 {
 	return l->toc->granules[granule + 1].out - l->toc->granules[granule].out;
 }
@@ -46,7 +46,7 @@ static errint_t granule_open(struct ca_layer *l, uint32_t granule, struct ca_obj
 
 	if (r < 0)
 		return r;
-	if (ca_object_len(o) != granule_len(l, granule)) {
+	if (ca_object_len(o) != toc_granule_len(l, granule)) {
 		ca_object_drop(l->s, CA_SPAN, key);
 		return -EBADMSG;
 	}
@@ -65,7 +65,7 @@ errint_t toc_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len,
 	off -= CA_TOC_DATA;
 	uint32_t g = toc_file_granule(l->toc, off);
 	uint64_t start = l->toc->granules[g].out;
-	size_t n = (size_t)MIN_OF(len, start + granule_len(l, g) - off);
+	size_t n = (size_t)MIN_OF(len, start + toc_granule_len(l, g) - off);
 	errint_t r = granule_open(l, g, &o);
 	if (r == 0)
 		r = ca_object_read(o, off - start, dst, n, e);
@@ -142,7 +142,7 @@ static errint_t end_chunk(struct granule_fill *f, struct err *e)
 	}
 	f->cur++;
 	f->done = !current(f) || current(f)->in != c->in;
-	if (f->data.len < granule_len(f->l, f->granule))
+	if (f->data.len < toc_granule_len(f->l, f->granule))
 		return 0;
 	return publish(f, e);
 }
@@ -156,7 +156,7 @@ static errint_t member_bytes(void *ctx, const void *data, size_t len, struct err
 	errint_t r = layer_check_cancel(f->cancel, e);
 
 	if (r == 0)	/* a zstd frame chooses its window */
-		r = layer_gate_grow(&f->gate, granule_len(f->l, f->granule) + inflate_memory(f->z), f->cancel, e);
+		r = layer_gate_grow(&f->gate, toc_granule_len(f->l, f->granule) + inflate_memory(f->z), f->cancel, e);
 	while (r == 0 && len && !f->done) {
 		const struct toc_chunk *c = &f->chunks[f->cur];	/* there is one while it is not done */
 		uint64_t next = (uint64_t)c->inner + f->got;
@@ -319,11 +319,17 @@ static uint32_t find_end(struct ca_layer *l, uint32_t granule)
 	return end;
 }
 
-static errint_t refuted(struct ca_layer *l, struct err *e)
+errint_t toc_refuted(struct ca_layer *l, const char *how, struct err *e)
 {
 	atomic_store(&l->refuted, true);
-	return err_set(e, EILSEQ, ERR_INTEGRITY, "its table of contents is not about this blob: a file's bytes "
-		       "do not match their digest");
+	return err_set(e, EILSEQ, ERR_INTEGRITY, "its %s is not about this blob: %s",
+		       toc_is_soci(l->toc->format) ? "SOCI index" : "table of contents", how);
+}
+
+errint_t toc_dropped(struct ca_layer *l, struct err *e)
+{
+	layer_condemn(l);
+	return err_set(e, EBADMSG, ERR_INTEGRITY, "the cached index of layer %s was wrong; it has been dropped", l->key);
 }
 
 static errint_t attempts(struct granule_fill *f, const struct ca_source *src, struct err *e)
@@ -340,20 +346,15 @@ static errint_t attempts(struct granule_fill *f, const struct ca_source *src, st
 	if (f->granule > f->wanted) /* what was asked for is there; the rest can wait */
 		return 0;
 	if (f->wrong)
-		return refuted(f->l, e);
-	if (r == -EBADMSG) {
-		layer_condemn(f->l);
-		return err_set(e, EBADMSG, ERR_INTEGRITY, "the cached index of layer %s was wrong; it has been dropped",
-			       f->l->key);
-	}
-	return r;
+		return toc_refuted(f->l, "a file's bytes do not match their digest", e);
+	return r == -EBADMSG ? toc_dropped(f->l, e) : r;
 }
 
 static errint_t fill(struct ca_layer *l, uint32_t granule, uint32_t end, const struct ca_source *src,
 		     struct cancel *c, struct err *e)
 {
 	struct granule_fill f = { .l = l, .cancel = c, .wanted = granule, .end = end };
-	errint_t r = layer_gate_grow(&f.gate, granule_len(l, granule), c, e);
+	errint_t r = layer_gate_grow(&f.gate, toc_granule_len(l, granule), c, e);
 
 	if (r == 0)
 		r = attempts(&f, src, e);
@@ -372,7 +373,9 @@ errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const stru
 	if (granule_open(l, granule, &there) == 0) /* that it exists is not enough to read it */
 		return 0;
 	if (atomic_load(&l->refuted))
-		return refuted(l, e);
+		return toc_refuted(l, "part of it was wrong before", e);
+	if (toc_is_soci(l->toc->format))
+		return ztoc_layer_fill_run(l, granule, 1, src, c, e);
 	return fill(l, granule, find_end(l, granule), src, c, e);
 }
 
@@ -380,6 +383,8 @@ errint_t toc_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, cons
 			    struct cancel *c, struct err *e)
 {
 	if (atomic_load(&l->refuted))
-		return refuted(l, e);
+		return toc_refuted(l, "part of it was wrong before", e);
+	if (toc_is_soci(l->toc->format))
+		return ztoc_layer_fill_run(l, first, n, src, c, e);
 	return fill(l, first, first + n, src, c, e);
 }

@@ -70,7 +70,7 @@ static void check_index(struct toc_index *x)
 	memcpy(copy, image.data, image.len);
 	must(tree_open_mem(copy, image.len, &t, NULL) == 0);
 	(void)tree_unref(t);
-	must(toc_file_finish(&f, x->chunks, &image) == 0);
+	must(toc_file_finish(&f, x->chunks, NULL, &image) == 0);
 	toc_file_done(&f);
 	check_file(&image);
 	buf_done(&image);
