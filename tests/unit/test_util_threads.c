@@ -16,6 +16,7 @@
 #include "util/cancel.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/deadline.h"
 #include "util/digest.h"
 #include "util/err.h"
 #include "util/flight.h"
@@ -44,6 +45,27 @@ static void *fire_soon(void *c)
 	(void)cancel_sleep_ns(NULL, 20 * NSEC_PER_MSEC, NULL);
 	cancel_fire(c);
 	return NULL;
+}
+
+TEST(a_deadline_fires_its_own_token)
+{
+	struct cancel c = CANCEL_INIT;
+	struct deadline d;
+
+	REQUIRE(CHECK_OK(deadline_start(&d, &c, 10 * NSEC_PER_MSEC, NULL)));
+	CHECK_ERR(cancel_sleep_ns(&d.token, 60 * NSEC_PER_SEC, NULL), -ECANCELED);
+	CHECK(deadline_stop(&d) && !cancel_fired(&c));
+	REQUIRE(CHECK_OK(deadline_start(&d, NULL, 3600 * NSEC_PER_SEC, NULL)));
+	CHECK(!cancel_fired(&d.token));
+	CHECK(!deadline_stop(&d));
+	REQUIRE(CHECK_OK(deadline_start(&d, &c, 3600 * NSEC_PER_SEC, NULL)));
+	cancel_fire(&c);
+	CHECK_ERR(cancel_sleep_ns(&d.token, 60 * NSEC_PER_SEC, NULL), -ECANCELED);
+	CHECK(!deadline_stop(&d));
+	REQUIRE(CHECK_OK(deadline_start(&d, &c, 3600 * NSEC_PER_SEC, NULL)));	/* it has fired before */
+	CHECK_ERR(cancel_sleep_ns(&d.token, 60 * NSEC_PER_SEC, NULL), -ECANCELED);
+	CHECK(!deadline_stop(&d));
+	cancel_done(&c);
 }
 
 TEST(cancel_ends_a_sleep)
