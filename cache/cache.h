@@ -170,6 +170,8 @@ struct ca_toc {
 /* -ENOENT: not read yet. */
 errint_t ca_toc_layer_get(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
 			  struct ca_layer **ret, struct err *e) _must_check_;
+/* Which index it is, never 0. */
+uint32_t ca_toc_id(const struct digest *d, const struct ca_toc *toc);
 bool ca_toc_layer_exists(struct ca_store *s, const struct digest *d, const struct ca_toc *toc);
 bool ca_layer_exists(struct ca_store *s, const struct digest *d);	/* the streamed one */
 /* Fetches and checks the TOC only: one request, two when a footer points to a large one.  -EBADMSG
@@ -193,8 +195,9 @@ errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *stream
 		       struct ca_twin *ret, struct err *e) _must_check_;
 
 /* ---- merged trees, by manifest digest -------------------------------------------------------- */
-/* lazy: n flags, which layers of the image are read by their TOC (NULL: none): data offsets differ. */
-errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const bool *lazy, size_t n,
+/* how: of each of n layers, 0 when it is streamed, else its ca_toc_id (NULL: all are streamed): names and
+ * data offsets differ. */
+errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const uint32_t *how, size_t n,
 		     struct tree **ret, struct err *e) _must_check_;
 /* Merges and keeps; local work only, but can take long for huge images: run it on a pool.  The layers'
  * own trees leave memory unless somebody else has them.  -EBADMSG: one of the layers is condemned. */

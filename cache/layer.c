@@ -80,6 +80,11 @@ const char *toc_layer_key(const struct digest *d, const struct ca_toc *toc, char
 	return out;
 }
 
+uint32_t layer_key_id(const char *key)
+{
+	return crc32_add(0, key, strlen(key)) | 1;
+}
+
 errint_t layer_check_cancel(struct cancel *c, struct err *e)
 {
 	return cancel_fired(c)
@@ -331,6 +336,13 @@ bool ca_layer_exists(struct ca_store *s, const struct digest *d)
 	char key[CA_KEY_MAX];
 
 	return ca_object_exists(s, CA_LAYER, layer_key(d, key));
+}
+
+uint32_t ca_toc_id(const struct digest *d, const struct ca_toc *toc)
+{
+	char key[CA_KEY_MAX];
+
+	return layer_key_id(toc_layer_key(d, toc, key));
 }
 
 bool ca_toc_layer_exists(struct ca_store *s, const struct digest *d, const struct ca_toc *toc)

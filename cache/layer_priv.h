@@ -47,6 +47,9 @@ errint_t toc_attempts(toc_attempt_fn attempt, void *ctx, const struct digest *d,
 errint_t ztoc_layer_fill(struct ca_store *s, const struct digest *d, const struct ca_toc *toc,
 			 const struct ca_source *src, struct cancel *c, struct err *e) _must_check_;
 
+/* ca_toc_id, by the key of such a layer. */
+uint32_t layer_key_id(const char *key);
+
 /* What ca_layer_read and ca_layer_fill_span are for layers with a TOC (toc_granule.c). */
 errint_t toc_layer_read(struct ca_layer *l, uint64_t off, void *dst, size_t len, size_t *ret_n,
 			uint32_t *ret_granule, struct err *e) _must_check_;

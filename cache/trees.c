@@ -14,28 +14,28 @@
 
 #define MERGED_BYTES_MIN (2 * TREE_BYTES_MIN)	/* ceiling of a merged tree on a small machine */
 
-/* Which layers are read by their TOC is part of the name: their data are elsewhere. */
-static const char *tree_key(const struct digest *manifest, const bool *lazy, size_t n,
+/* By which index each layer is read is part of the name: its data are elsewhere. */
+static const char *tree_key(const struct digest *manifest, const uint32_t *how, size_t n,
 			    char out[static CA_KEY_MAX])
 {
 	size_t at = strlen(ca_digest_key(manifest, out));
-	uint32_t how = 0;
+	uint32_t all = 0;
 
-	for (size_t i = 0; lazy && i < n; i++)
-		if (lazy[i])
-			how = crc32_add(how, &(uint16_t){ (uint16_t)(i + 1) }, sizeof(uint16_t));
+	for (size_t i = 0; how && i < n; i++)
+		if (how[i])
+			all = crc32_add(all, (uint32_t[]){ (uint32_t)i + 1, how[i] }, 2 * sizeof(uint32_t));
 	at += (size_t)snprintf(out + at, CA_KEY_MAX - at, "-%u", TREE_RULES);
-	if (how)
-		(void)snprintf(out + at, CA_KEY_MAX - at, "-%08x", how);
+	if (all)
+		(void)snprintf(out + at, CA_KEY_MAX - at, "-%08x", all);
 	return out;
 }
 
-errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const bool *lazy, size_t n,
+errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const uint32_t *how, size_t n,
 		     struct tree **ret, struct err *e)
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *o = NULL;
 	char key[CA_KEY_MAX];
-	errint_t r = ca_object_open(s, CA_TREE, tree_key(manifest, lazy, n, key), &o, e);
+	errint_t r = ca_object_open(s, CA_TREE, tree_key(manifest, how, n, key), &o, e);
 
 	if (r == 0)
 		r = ca_object_verify(o, e);
@@ -80,19 +80,19 @@ errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest,
 		       struct cancel *c, struct err *e)
 {
 	_cleanup_buf_ struct buf image = BUF_INIT(MAX_OF(tree_bytes_max(), (size_t)MERGED_BYTES_MIN));
-	_cleanup_free_ bool *lazy = calloc(n + 1, sizeof(*lazy));
+	_cleanup_free_ uint32_t *how = calloc(n + 1, sizeof(*how));
 	char key[CA_KEY_MAX];
 	size_t len;
-	errint_t r = lazy ? merge(layers, n, &image, c, e) : err_errno(e, ENOMEM, "merging layers");
+	errint_t r = how ? merge(layers, n, &image, c, e) : err_errno(e, ENOMEM, "merging layers");
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < n; i++) {
-		lazy[i] = layers[i]->toc != NULL;
+		how[i] = layers[i]->toc ? layer_key_id(layers[i]->key) : 0;
 		layer_let_go_of_tree(layers[i]);
 	}
-	r = ca_object_put(s, CA_TREE, tree_key(manifest, lazy, n, key), image.data, image.len, NULL);
-	if (r == 0 && ca_tree_get(s, manifest, lazy, n, ret, NULL) == 0)
+	r = ca_object_put(s, CA_TREE, tree_key(manifest, how, n, key), image.data, image.len, NULL);
+	if (r == 0 && ca_tree_get(s, manifest, how, n, ret, NULL) == 0)
 		return 0;
 	len = image.len;
 	return tree_open_mem(buf_take(&image, &len), len, ret, e);

@@ -153,6 +153,20 @@ static bool headers_ok(const struct span_fill *f)
 	       c.left == 0 && c.sum == f->span.sum;
 }
 
+/* The next span is decoded from what the zTOC says is before it: does it say so rightly? */
+static bool next_window_ok(const struct span_fill *f)
+{
+	const struct toc_file *t = f->l->toc;
+	_cleanup_free_ uint8_t *window = malloc(TOC_WINDOW_BYTES);
+	struct toc_span next;
+
+	if (t->format != TOC_SOCI_GZIP || f->granule + 1 == t->n_granules || f->data.len < TOC_WINDOW_BYTES)
+		return true;
+	if (!window || toc_file_span(t, f->granule + 1, object_read, f->l->object, window, &next, NULL) < 0)
+		return true;	/* the next fill says why */
+	return memcmp(window, f->data.data + f->data.len - TOC_WINDOW_BYTES, TOC_WINDOW_BYTES) == 0;
+}
+
 /* ---- */
 
 static errint_t publish(struct span_fill *f, struct err *e)
@@ -223,6 +237,8 @@ static errint_t fill(struct span_fill *f, const struct ca_source *src, struct er
 		return toc_refuted(f->l, "the registry's bytes do not match it", e);
 	if (r == 0 && (f->broken || f->data.len != f->chunk->len))
 		return toc_refuted(f->l, "decoding from its checkpoints fails", e);
+	if (r == 0 && !next_window_ok(f))
+		return toc_refuted(f->l, "the bytes before a checkpoint are others", e);
 	if (r == 0 && !headers_ok(f))
 		return toc_refuted(f->l, "the tar has other files than it says", e);
 	return r < 0 ? r : publish(f, e);
