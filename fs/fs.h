@@ -26,6 +26,7 @@ struct fs_config {
 	bool allow_other, allow_root, raw_links, suid, dev, noexec, ro;
 	uint64_t tag_ttl_ns;	/* tag_ttl=30 */
 	uint64_t timeout_ns;	/* timeout=30: without a byte from the registry */
+	int soci;		/* soci=auto: enum soci_mode */
 	unsigned transfers;	/* transfers=8: blob transfers at once per host */
 	bool prefetch;		/* records what is read first, and fetches it first the next time */
 	bool complete;		/* fetches the rest of what is used */
@@ -45,6 +46,9 @@ struct fs_config {
 	char *options_text;	/* effective options, one "name=value  (where from)" per line, no secrets:
 				   .control/config */
 };
+
+/* Which SOCI indexes are believed: those that refer to an image, too; those that its manifest names; none. */
+enum soci_mode { SOCI_AUTO = 0, SOCI_V2, SOCI_OFF };
 
 struct site;	/* site.h: one registry and what is known about it */
 

@@ -286,21 +286,25 @@ static errint_t open_layer(struct op *op, struct image *img, size_t i, struct ca
 
 errint_t need_data_layer(struct op *op, struct image *img, size_t i, uint64_t off, struct ca_layer **ret)
 {
-	if (i >= img->m->n_layers)
-		return -ENOENT;
-	return off >= CA_TOC_DATA ? open_lazy(op, img, i, ret) : open_streamed(op, img, i, ret);
+	errint_t r = off >= CA_TOC_DATA ? soci_decide(op, img) : 0;
+
+	if (r < 0 || i >= img->m->n_layers)
+		return r < 0 ? r : -ENOENT;
+	return off >= CA_TOC_DATA && lazy_can_be(img, i) ? open_lazy(op, img, i, ret) : open_streamed(op, img, i, ret);
 }
 
 errint_t need_layer(struct op *op, struct image *img, size_t layer, struct ca_layer **ret)
 {
-	return open_layer(op, img, layer, ret);
+	errint_t r = soci_decide(op, img);
+
+	return r < 0 ? r : open_layer(op, img, layer, ret);
 }
 
 errint_t need_layer_tree(struct op *op, struct image *img, size_t layer, struct tree **ret)
 {
 	for (;;) {
 		_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
-		errint_t r = open_layer(op, img, layer, &l);
+		errint_t r = need_layer(op, img, layer, &l);
 
 		if (r == 0)
 			r = ca_layer_tree(l, ret, &op->err);
@@ -380,6 +384,8 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 
 	if (r == 0)
 		r = buf_reserve(ret, len);
+	if (r == 0 && off >= CA_TOC_DATA && !ca_layer_is_lazy(l)) /* of a SOCI index: the tar's own */
+		off -= CA_TOC_DATA;
 	while (r == 0 && len) {
 		uint32_t span = 0;
 		size_t n = 0;
@@ -436,11 +442,11 @@ static errint_t open_tree(struct op *op, struct image *img, struct tree **ret)
 {
 	struct tree *t = site_tree_get(img->site, &img->digest);
 	size_t n = img->m->n_layers;
-	_cleanup_free_ bool *lazy = t ? NULL : calloc(n + 1, sizeof(*lazy));
+	_cleanup_free_ uint32_t *how = t || !soci_decided(img) ? NULL : calloc(n + 1, sizeof(*how));
 
-	for (size_t i = 0; lazy && i < n; i++)
-		lazy[i] = lazy_wanted(op->fs, img, i);
-	if (lazy && ca_tree_get(op->fs->cache, &img->digest, lazy, n, &t, NULL) == 0)
+	for (size_t i = 0; how && i < n; i++)
+		how[i] = lazy_id(op->fs, img, i);
+	if (how && ca_tree_get(op->fs->cache, &img->digest, how, n, &t, NULL) == 0)
 		site_tree_put(img->site, &img->digest, t);
 	*ret = t;
 	return t ? 0 : -ENOENT;
@@ -461,6 +467,14 @@ errint_t need_tree(struct op *op, struct image *img, struct tree **ret)
 		return -ENOENT;
 	if (open_tree(op, img, ret) == 0)
 		return 0;
+	if (!soci_decided(img)) {
+		errint_t r = soci_decide(op, img);
+
+		if (r < 0)
+			return r;
+		if (open_tree(op, img, ret) == 0)
+			return 0;
+	}
 	/* All layers at once. */
 	for (size_t i = 0; i < img->m->n_layers; i++) {
 		_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;

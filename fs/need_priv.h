@@ -69,6 +69,13 @@ static inline bool lazy_wanted(struct fs *fs, struct image *img, size_t i)
 {
 	return lazy_slot(fs, img, i) != i;
 }
+/* Does the descriptor's manifest say that the blob has a table of contents, sense or nonsense? */
+bool lazy_annotated(const struct oci_descriptor *d);
+/* ca_toc_id of what layer i is read by; 0: it is streamed. */
+uint32_t lazy_id(struct fs *fs, struct image *img, size_t i);
+/* Is there anything by which layer i could be read in parts?  Not: a data offset from CA_TOC_DATA on is about a
+ * SOCI index that is gone; less that, it is a place in the tar. */
+bool lazy_can_be(const struct image *img, size_t i);
 errint_t open_lazy(struct op *op, struct image *img, size_t i, struct ca_layer **ret) _must_check_;
 /* The table of contents turned out unusable: the layer is streamed from now on, which is counted, said
  * once, and remembered. */
@@ -83,6 +90,13 @@ void lazy_check_parts(struct image *img, size_t i);
 /* Appends at most len bytes of what a refuted or refused layer l has at off, from the streamed layer. */
 errint_t lazy_from_streamed(struct op *op, struct image *img, size_t i, struct ca_layer *l, uint64_t off,
 			    size_t len, struct buf *ret) _must_check_;
+
+/* need_soci.c: whether a SOCI index says where the image's files are.  0: that is decided, once and for
+ * all; before it is, nobody may ask in which flavour a layer is read. */
+errint_t soci_decide(struct op *op, struct image *img) _must_check_;
+bool soci_decided(const struct image *img);
+/* Of layer i, borrowed from img; NULL: no index, or not decided. */
+const struct ca_toc *soci_toc(const struct image *img, size_t i);
 
 /* wire.c: the registry as a source of the cache.  ctx must stay valid while the source is used. */
 struct wire_source {

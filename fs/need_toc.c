@@ -65,8 +65,14 @@ static errint_t position(const char *s, struct ca_toc *ret)
 	return 0;
 }
 
+bool lazy_annotated(const struct oci_descriptor *d)
+{
+	return annotation(d, KEY_CHECKSUM) || annotation(d, KEY_TOC_DIGEST) ||
+	       (annotation(d, KEY_STARGZ_CHECKSUM) && annotation(d, KEY_STARGZ_POSITION));
+}
+
 /* 0; -ENOENT: the descriptor says nothing; -EINVAL: nonsense, *e says what. */
-static errint_t find_toc(const struct oci_descriptor *d, struct ca_toc *ret, struct err *e)
+static errint_t find_own_toc(const struct oci_descriptor *d, struct ca_toc *ret, struct err *e)
 {
 	const char *sum = annotation(d, KEY_CHECKSUM), *stargz_sum = annotation(d, KEY_STARGZ_CHECKSUM);
 	const char *json = annotation(d, KEY_TOC_DIGEST);
@@ -74,7 +80,7 @@ static errint_t find_toc(const struct oci_descriptor *d, struct ca_toc *ret, str
 	errint_t r;
 
 	*ret = (struct ca_toc){ .blob = d->size };
-	if (!sum && !json && !(stargz_sum && at))
+	if (!lazy_annotated(d))
 		return -ENOENT;
 	if (sum && (stargz_sum || json))
 		return err_set(e, EINVAL, ERR_INPUT, "it has two tables of contents");
@@ -84,18 +90,32 @@ static errint_t find_toc(const struct oci_descriptor *d, struct ca_toc *ret, str
 	return r == 0 ? 0 : err_set(e, EINVAL, ERR_INPUT, "the annotations about its table of contents make no sense");
 }
 
+/* The same, or what a SOCI index says. */
+static errint_t find_toc(const struct image *img, size_t i, struct ca_toc *ret, struct err *e)
+{
+	const struct ca_toc *soci = soci_toc(img, i);
+	errint_t r = find_own_toc(&img->m->layers[i], ret, e);
+
+	if (r != -ENOENT || !soci)
+		return r;
+	*ret = *soci;
+	return 0;
+}
+
 /* ---- refusing ---- */
 
 static errint_t note_name(const struct oci_descriptor *d, const struct ca_toc *t, struct buf *out)
 {
-	char layer[DIGEST_TEXT_MAX], json[DIGEST_TEXT_MAX] = "", packed[DIGEST_TEXT_MAX] = "";
+	char layer[DIGEST_TEXT_MAX], json[DIGEST_TEXT_MAX] = "", packed[DIGEST_TEXT_MAX] = "", ztoc[DIGEST_TEXT_MAX] = "";
 
 	if (t->json.alg)
 		digest_text(&t->json, json);
 	if (t->packed_sum.alg)
 		digest_text(&t->packed_sum, packed);
-	return buf_addf(out, "toc refused %s %" PRIu64 " %s %s %" PRIu64 ":%" PRIu64 ":%" PRIu64,
-			digest_text(&d->digest, layer), t->blob, json, packed, t->off, t->packed, t->size);
+	if (t->ztoc.alg)
+		digest_text(&t->ztoc, ztoc);
+	return buf_addf(out, "toc refused %s %" PRIu64 " %s %s %" PRIu64 ":%" PRIu64 ":%" PRIu64 " %s",
+			digest_text(&d->digest, layer), t->blob, json, packed, t->off, t->packed, t->size, ztoc);
 }
 
 static bool was_refused(struct fs *fs, const struct oci_descriptor *d, const struct ca_toc *t)
@@ -127,7 +147,7 @@ void lazy_refuse(struct fs *fs, struct image *img, size_t i, const struct err *w
 	_cleanup_buf_ struct buf name = BUF_INIT(1024);
 	struct ca_toc toc;
 
-	if (refuse(img, i, why) && find_toc(d, &toc, NULL) == 0 && note_name(d, &toc, &name) == 0)
+	if (refuse(img, i, why) && find_toc(img, i, &toc, NULL) == 0 && note_name(d, &toc, &name) == 0)
 		ca_note_put(fs->cache, buf_str(&name), why->msg, strlen(why->msg));
 }
 
@@ -149,13 +169,13 @@ static enum lazy choose(struct fs *fs, struct image *img, size_t i)
 	const struct oci_descriptor *d = &img->m->layers[i];
 	struct ca_toc toc;
 	struct err e = { 0 };
-	errint_t r = find_toc(d, &toc, &e);
+	errint_t r = find_toc(img, i, &toc, &e);
 
 	if (r == -EINVAL)
 		lazy_refuse(fs, img, i, &e);
 	if (r < 0 || !rg_sends_parts(site_registry(img->site)) || was_refused(fs, d, &toc))
 		return LAZY_NO;
-	if (!ca_toc_layer_exists(fs->cache, &d->digest, &toc) && ca_layer_exists(fs->cache, &d->digest))
+	if ((toc.ztoc.alg || !ca_toc_layer_exists(fs->cache, &d->digest, &toc)) && ca_layer_exists(fs->cache, &d->digest))
 		return LAZY_NO;	/* nothing has to be fetched that way */
 	return LAZY_YES;
 }
@@ -164,12 +184,28 @@ size_t lazy_slot(struct fs *fs, struct image *img, size_t i)
 {
 	uint8_t now = atomic_load(&img->lazy[i]), none = LAZY_UNKNOWN;
 
+	if (!soci_decided(img) && !lazy_annotated(&img->m->layers[i]))
+		return i;	/* as far as that can be told now */
 	if (now == LAZY_UNKNOWN) {
 		uint8_t mine = (uint8_t)choose(fs, img, i);
 
 		now = atomic_compare_exchange_strong(&img->lazy[i], &none, mine) ? mine : none;
 	}
 	return now == LAZY_YES ? img->m->n_layers + i : i;
+}
+
+uint32_t lazy_id(struct fs *fs, struct image *img, size_t i)
+{
+	struct ca_toc toc;
+
+	if (!lazy_wanted(fs, img, i) || find_toc(img, i, &toc, NULL) < 0)
+		return 0;
+	return ca_toc_id(&img->m->layers[i].digest, &toc);
+}
+
+bool lazy_can_be(const struct image *img, size_t i)
+{
+	return lazy_annotated(&img->m->layers[i]) || soci_toc(img, i);
 }
 
 /* ---- opening ---- */
@@ -211,7 +247,7 @@ errint_t open_lazy(struct op *op, struct image *img, size_t i, struct ca_layer *
 	*ret = kept_layer(img, slot);
 	if (*ret)
 		return 0;
-	r = find_toc(d, &toc, &op->err);
+	r = find_toc(img, i, &toc, &op->err);
 	if (r == 0)
 		r = ca_toc_layer_get(op->fs->cache, &d->digest, &toc, ret, &op->err);
 	if (r == 0) {

@@ -29,6 +29,8 @@ static const struct option_row rows[] = {
 	  "blob transfers at once per host" },
 	{ "platform", OPT_PLATFORM, FIELD(platform), NULL, 0, 0, "OS/ARCH[/VARIANT]",
 	  "which image of an index stands for it (default: this machine's)" },
+	{ "soci", OPT_SOCI, FIELD(soci), "auto", 0, 0, "auto|v2|off",
+	  "which SOCI indexes are used: all, only those named by the image itself, none" },
 	{ "registries", OPT_HOSTS, FIELD(registries), NULL, 0, 0, "HOST+HOST..",
 	  "hosts (or http://HOST) to list in the root of a mount without SOURCE" },
 	{ "raw_links", OPT_FLAG, FIELD(raw_links), "no", 0, 0, NULL,

@@ -16,6 +16,7 @@ enum option_type {
 	OPT_PLATFORM,	/* char *, os/arch[/variant] */
 	OPT_HOSTS,	/* registries, n_registries */
 	OPT_LEVEL,	/* int: enum log_level */
+	OPT_SOCI,	/* int: enum soci_mode */
 };
 
 struct option_row {

@@ -171,6 +171,19 @@ static errint_t store_level(const struct option_row *row, const char *value, int
 	return bad(row, value, e, "error, warning, info or debug");
 }
 
+static errint_t store_soci(const struct option_row *row, const char *value, int *field, struct err *e)
+{
+	static const char *const modes[] = { [SOCI_AUTO] = "auto", [SOCI_V2] = "v2", [SOCI_OFF] = "off" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		if (strcmp(value, modes[i]) == 0) {
+			*field = (int)i;
+			return 0;
+		}
+	}
+	return bad(row, value, e, "auto, v2 or off");
+}
+
 static bool is_printable(const char *s)
 {
 	for (; *s; s++)
@@ -332,6 +345,8 @@ errint_t option_store(const struct option_row *row, const char *value, const str
 		return store_hosts(row, value, ret, e);
 	case OPT_LEVEL:
 		return store_level(row, value, field, e);
+	case OPT_SOCI:
+		return store_soci(row, value, field, e);
 	}
 	return err_set(e, EINVAL, ERR_BUG, "option %s has no type", row->name);
 }

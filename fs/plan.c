@@ -168,6 +168,9 @@ errint_t plan_add_first(struct op *op, struct plan *p, size_t layer, uint32_t n)
 
 	if (layer >= p->img->m->n_layers)
 		return -ENOENT;
+	r = soci_decide(op, p->img);
+	if (r < 0)
+		return r;
 	r = open_slot(op, p, layer, lazy_wanted(op->fs, p->img, layer) ? CA_TOC_DATA : 0, &slot);
 	for (uint32_t i = 0; r == 0 && i < MIN_OF(n, p->slots[slot].n); i++)
 		add_piece(p, slot, i);

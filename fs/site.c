@@ -80,6 +80,7 @@ struct image *image_unref(struct image *i)
 	free((void *)i->layers);
 	free((void *)i->lazy);
 	free((void *)i->streamed);
+	free(atomic_load(&i->soci));
 	oci_manifest_free(i->m);
 	buf_done(&i->bytes);
 	free(i->media_type);

@@ -50,6 +50,7 @@ struct image {
 	struct ca_layer *_Atomic *layers;
 	_Atomic uint64_t *streamed;	/* bytes of each layer that have come, for who shows progress */
 	_Atomic uint8_t *lazy;	/* enum lazy of each layer (need_toc.c) */
+	struct soci *_Atomic soci;	/* need_soci.c; NULL: not looked for yet */
 	atomic_uint condemned;	/* how often layers had to be indexed again */
 };
 struct image *image_ref(struct image *i);

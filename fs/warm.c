@@ -59,7 +59,10 @@ static bool is_whole(struct op *op, struct image *img, size_t i)
 static errint_t check_room_first(struct op *op, struct image *img)
 {
 	uint64_t sum = 0;
+	errint_t r = soci_decide(op, img);
 
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < img->m->n_layers; i++)
 		if (is_whole(op, img, i))
 			sum += img->m->layers[i].size;

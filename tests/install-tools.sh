@@ -20,7 +20,7 @@ GO_FETCH=1.26.8      # what is fetched when the Go at hand is older
 PACKAGES='docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman buildah:buildah crun:crun
 	rsync:rsync jq:jq getfattr:attr setfacl:acl getcap:libcap2-bin fusermount3:fuse3 zstd:zstd xz:xz-utils debootstrap:debootstrap
 	busybox:busybox-static curl:curl openssl:openssl htpasswd:apache2-utils fio:fio git:git
-	fsck.erofs:erofs-utils ip:iproute2
+	fsck.erofs:erofs-utils ip:iproute2 gcc:gcc /usr/include/zlib.h:zlib1g-dev
 	groff:groff-base mandoc:mandoc python3:python3 /usr/lib/python3/dist-packages/pytest:python3-pytest
 	/etc/ssl/certs/ca-certificates.crt:ca-certificates'
 
@@ -30,7 +30,8 @@ ggcr-registry github.com/google/go-containerregistry/cmd/registry@v0.22.1
 crane github.com/google/go-containerregistry/cmd/crane@v0.22.1
 token-server github.com/docker/distribution/contrib/token-server@v2.8.3+incompatible
 referrers-registry ./servers/referrers
-toctool ./fixtures/toctool'        # folders of ours, with a go.mod of their own
+toctool ./fixtures/toctool
+socitool ./fixtures/socitool'      # folders of ours, with a go.mod of their own
 
 say() { printf 'install-tools: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
@@ -119,11 +120,12 @@ find_go() {
 }
 
 go_install() { # PACKAGE DIR
-	local pkg=$1
+	local pkg=$1 cgo=0
 	case $pkg in
+	./fixtures/socitool) cgo=1 ;;&
 	./*) cd "$HERE/$pkg" || return; pkg=. ;;
 	esac
-	env -u GOROOT GOBIN="$2" GOFLAGS=-modcacherw GOTOOLCHAIN=local CGO_ENABLED=0 "$GO" install "$pkg"
+	env -u GOROOT GOBIN="$2" GOFLAGS=-modcacherw GOTOOLCHAIN=local CGO_ENABLED=$cgo "$GO" install "$pkg"
 }
 
 build_go_tools() {

@@ -47,6 +47,8 @@ struct buf;
 	X(TOC_GRANULES, "toc_granules", counter, "groups of chunks fetched and verified")         \
 	X(TOC_BYTES_IN, "toc_bytes_compressed", counter, "compressed bytes asked for chunks")     \
 	X(TOC_BYTES_OUT, "toc_bytes_inflated", counter, "bytes of chunks after inflating")        \
+	X(SOCI_INDEXES, "soci_indexes", counter, "images with a SOCI index")                      \
+	X(SOCI_FAILURES, "soci_failures", counter, "look-ups of SOCI indexes that failed")        \
 	X(READ_AHEAD, "read_ahead_spans", counter, "evicted spans fetched ahead of who reads on")  \
 	X(PREFETCH_LISTS, "prefetch_lists", counter, "images whose recorded files went first")     \
 	X(PREFETCH_REQUESTS, "prefetch_requests", counter, "requests for what nobody waited for")  \
