@@ -22,7 +22,7 @@
 #include "util/log.h"
 #include "util/stats.h"
 
-#define LOOK_NS (300 * NSEC_PER_MSEC)	/* more than this is not waited for an index that may not exist */
+#define LOOK_NS (1000 * NSEC_PER_MSEC)	/* more than this is not waited for an index that may not exist */
 #define NOTE_S 3600			/* how long an answer about referrers is good */
 #define LAYER_MIN (1u << 20)		/* a smaller layer is not worth the question */
 #define CANDIDATES_MAX 3		/* indexes that are looked into */
