@@ -9,7 +9,7 @@ measured in the same run. Nothing here is a test: it prints, and asserts only th
 
 Sections:
   image        the image with plain gzip layers; beside the peers, what the machine itself allows (L, and the local disk)
-  formats      the same image with tables of contents, beside stargz-store
+  formats      the same image with tables of contents and a SOCI index, beside stargz-store
   link         the same, and with Python in it, over a link with --latency more per round trip and --rate
   tags         listing 10 000 tags
   warm         what is served from a full cache: contrib/bench/warm.py, in its own words
@@ -51,7 +51,7 @@ import peers                                                         # noqa: E40
 import proc                                                          # noqa: E402
 import report                                                        # noqa: E402
 import session                                                       # noqa: E402
-from lib import images, servers, tocimages                           # noqa: E402
+from lib import images, servers, sociimages, tocimages               # noqa: E402
 
 SECTIONS = ("image", "formats", "link", "tags", "warm")
 PARTS = ("first", "last", "find", "all")
@@ -95,7 +95,8 @@ class Bench:
         return report.markdown(section)
 
     def formats(self):
-        tags = {"1.0": self.plain, **{f: tocimages.converted_layout(self.plain, f) for f in tocimages.FORMATS}}
+        tags = {"1.0": self.plain, **{f: tocimages.converted_layout(self.plain, f) for f in tocimages.FORMATS},
+                "soci": sociimages.indexed_layout(self.plain, "v2")}
         kinds = [ours(f"registryfs, {'gzip' if tag == '1.0' else tag}", tag) for tag in tags]
         section = self.section("Formats with a table of contents", kinds + self.some(["stargz-store"], ESTARGZ))
         with servers.DockerRegistry28() as registry:

@@ -88,7 +88,7 @@ class Section:
         """layouts: tag -> layout; plain: the layout that umoci unpacks."""
         self.registry, self.host, self.layouts = registry, registry.host, layouts
         for tag, layout in layouts.items():
-            treecmp.push_layout(layout, registry.url, "app", tag)
+            treecmp.push_layout(layout, registry.url, "app", tag, "1.0", "--all")
         with scratch_dir() as scratch:
             self.reference(plain, f"{scratch}/tree")
             for number in range(self.runs):
