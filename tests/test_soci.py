@@ -13,6 +13,7 @@ from test_tree import unpacked_once
 
 from lib import corner, faults, treecmp
 from lib.images import Image, Index, Layer, directory, file, write_layout
+from lib.rfs import program
 from lib.sociimages import TYPES, Ztoc, add_soci, indexed_layout, run, soci_image, soci_index, ztoc_of
 
 SPAN = 300_000
@@ -440,3 +441,16 @@ def test_an_index_by_the_library(mount, tools, tmp_path, expected, version):  # 
     treecmp.assert_same(expected, treecmp.snapshot(m.path / where / "rootfs"))
     stats = m.stats()
     assert stats["toc_layers"] == 2 and stats["layers_indexed"] == 0 and stats["toc_fallbacks"] == 0, m.log
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_index_by_registryfs_itself_is_used_from_then_on(mount, tmp_path, expected, version):  # noqa: F811
+    write_layout(tmp_path / "app", {"1.0": plain()})
+    flags = ["--v2", "2.0"] if version == "v2" else []
+    p = subprocess.run([program(), "index", "--span-size", "512K", "--min-layer-size", "0", *flags, f"dir:{tmp_path}/app:1.0"],
+                       capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    m = mount(f"dir:{tmp_path}", options="raw_links")
+    check(m, expected, "2.0" if version == "v2" else "1.0")
+    stats = m.stats()
+    assert stats["soci_indexes"] and (stats["toc_layers"], stats["layers_indexed"], stats["toc_fallbacks"]) == (2, 0, 0), m.log
