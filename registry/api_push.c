@@ -37,6 +37,7 @@ struct upload {
 	bool broken;		/* worth another session */
 	uint64_t off;		/* of the request's body in the blob */
 	uint64_t chunk_min;
+	int64_t retry_after_s;	/* of the last refusal; -1: not said */
 	char *location;		/* of the session */
 	struct cancel *cancel;
 };
@@ -115,7 +116,22 @@ static errint_t send_part(struct upload *u, struct rg_call *call, uint64_t off, 
 		u->broken = e->cls == ERR_NET || e->cls == ERR_TIMEOUT;
 	else
 		u->broken = reply->status >= 500 || reply->status == 429 || reply->status == 408;
+	u->retry_after_s = r == 0 && reply->retry_after_s > 0 ? reply->retry_after_s : -1;
 	return r;
+}
+
+/* What an upload was answered with instead of "go on".  A session that is not known any more (it was
+ * another server's, or the registry has started again) is no reason to give up. */
+static errint_t refused_part(struct upload *u, const struct rg_reply *reply, struct err *e)
+{
+	errint_t r = rg_errmap(reply, rg_host_name(u->api->host), u->what, e);
+
+	if (strcmp(e->code, "BLOB_UPLOAD_UNKNOWN") != 0)
+		return r;
+	u->broken = true;
+	e->eno = EIO;
+	e->cls = ERR_NET;
+	return -EIO;
 }
 
 /* The registry has it all.  Does it agree on what it is? */
@@ -204,7 +220,7 @@ static errint_t close_session(struct upload *u, uint64_t off, int *ret_status, s
 	*ret_status = reply.status;
 	if (is_created(reply.status))
 		return check_stored(u, &reply, e);
-	return rg_errmap(&reply, rg_host_name(u->api->host), u->what, e);
+	return refused_part(u, &reply, e);
 }
 
 /* "0-99": there are 100 bytes.  Docker's registries say "0-0" of an empty session, too. */
@@ -237,7 +253,7 @@ static errint_t send_chunk(struct upload *u, uint64_t *off, struct err *e)
 	/* ECR says 201; a chunk that came out of order is 416 with what there is */
 	if (reply.status != 202 && !is_created(reply.status) &&
 	    !(reply.status == 416 && reply.upload_range))
-		return rg_errmap(&reply, rg_host_name(u->api->host), u->what, e);
+		return refused_part(u, &reply, e);
 	have = uploaded(reply.upload_range, &have) && have <= *off + len ? have : *off + len;
 	if (have == 1 && *off == 0 && len > 1)
 		have = 0;
@@ -300,7 +316,7 @@ static bool may_retry(const struct upload *u, unsigned attempt, const struct err
 	uint64_t delay = 0;
 
 	return u->broken && attempt < PUT_TRIES_MAX && o && o->retry &&
-	       o->retry(attempt, why->cls, why->http, -1, &delay) &&
+	       o->retry(attempt, why->cls, why->http, u->retry_after_s, &delay) &&
 	       cancel_sleep_ns(u->cancel, delay, NULL) == 0;
 }
 

@@ -185,7 +185,7 @@ errint_t rg_errmap(const struct rg_reply *reply, const char *host, const char *w
 		cut(w.text, QUOTE_WITH_HINT);
 	}
 	if (v.cls == ERR_UNSUPPORTED && reply->writing)
-		v.hint = "it takes no uploads: it is read-only, or a mirror";
+		v.hint = "perhaps it is read-only, or a mirror";
 	if (w.parsed)
 		r = err_set(e, v.eno, v.cls, "%s: %s says %s%s%s (HTTP %d)%s%s", what, host, w.code,
 			    *w.text ? ": " : "", w.text, reply->status, v.hint ? "; " : "",

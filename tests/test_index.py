@@ -210,6 +210,15 @@ def test_who_may_not_write_is_told_so_and_nothing_is_there(place, make_fakereg, 
     assert len(reg.repos["app"].manifests) == 1
 
 
+def test_a_tag_that_may_not_change_stays_and_that_is_said(place, fakereg):
+    image = Image([Layer(entries())])
+    fakereg.add("app", image, "1.0", "2.0")
+    fakereg.immutable_tags = True
+    p = index(place, *SMALL, "--v2", "2.0", f"{fakereg.url}/app:1.0", ok=False)
+    assert p.returncode == 1 and "immutable" in p.stderr and p.stderr.count("\n") == 1
+    assert fakereg.repos["app"].tags["2.0"] == image.digest
+
+
 @pytest.mark.parametrize("args, words", [
     ([], "usage"), (["--v2", "no tag", "h/a:1"], "not one"), (["--span-size", "1", "h/a:1"], "--span-size is from"),
     (["--span-size", "4Q", "h/a:1"], "a size such as"), (["--frob", "h/a:1"], "not understood"), (["host"], "names no image"),

@@ -191,6 +191,22 @@ TEST(a_broken_upload_begins_again_and_a_lost_answer_is_looked_up)
 	(void)rg_close(g);
 }
 
+TEST(a_session_that_was_forgotten_is_begun_again)
+{
+	struct rg_registry *g = open_source("fake.example");
+
+	reply(404, "");
+	session(SESSION "1");
+	reply(404, "{\"errors\":[{\"code\":\"BLOB_UPLOAD_UNKNOWN\"}]}");
+	reply(404, "");
+	session(SESSION "2");
+	reply(201, "");
+	CHECK_OK(push(g, "hello", NULL, NULL));
+	CHECK_EQ_INT(fake_n_requests(), 6);
+	CHECK(strncmp(fake_request(5)->at, SESSION "2", strlen(SESSION) + 1) == 0);
+	(void)rg_close(g);
+}
+
 TEST(refusals_are_final)
 {
 	struct rg_registry *g = open_source("fake.example");
