@@ -2,15 +2,12 @@
 import hashlib
 import json
 import os
-import pathlib
 import random
-import re
-import shutil
 import subprocess
 
 import pytest
 
-from lib import images, servers
+from lib import images, servers, treecmp
 from lib.images import Image, Index, Layer, directory, file, hardlink, symlink
 from lib.rfs import Mount
 from lib.tarwriter import char, fifo, global_header, sparse
@@ -196,6 +193,22 @@ def test_platforms(place, tmp_path):
     for m in top["manifests"]:
         if "artifactType" not in m:
             assert json.loads(blob(tmp_path / "app", m["digest"]))["annotations"]["com.amazon.soci.index-digest"] in [x["digest"] for x in top["manifests"]]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_mount_reads_by_the_index_from_then_on_and_shows_the_same(place, mount, registry, version):
+    repo = f"soci/mount-{version}"
+    images.push(registry.url, repo, "1.0", Image([Layer(entries()), Layer([file("etc/motd", "changed"), file("opt/big", NOISE)])]))
+    m = mount(registry.url)
+    before = treecmp.snapshot(m.path / repo / "1.0" / "rootfs")
+    assert m.stats()["toc_layers"] == 0
+    index(place, *SMALL, *(["--v2", "2.0"] if version == "v2" else []), f"{registry.url}/{repo}:1.0")
+    m = mount(registry.url)
+    image = m.path / repo / ("2.0" if version == "v2" else "1.0")
+    assert (image / "rootfs" / "etc" / "motd").read_text() == "changed"
+    assert [os.getxattr(image / "layers" / n, "user.registryfs.lazy") for n in ("00", "01")] == [b"soci", b"soci"]
+    treecmp.assert_same(before, treecmp.snapshot(image / "rootfs"))
+    assert m.stats()["toc_layers"] == 2 and m.stats()["toc_fallbacks"] == 0
 
 
 # ---- refusals
