@@ -130,6 +130,8 @@ struct ca_piece {
 void ca_layer_piece(const struct ca_layer *l, uint32_t piece, struct ca_piece *ret);
 /* Which one holds the byte at off; ca_layer_pieces(l): none. */
 uint32_t ca_layer_piece_at(const struct ca_layer *l, uint64_t off);
+/* How many pieces, from 0 on, the layer's builder says are used first (the landmark of eStargz). */
+uint32_t ca_layer_first_pieces(const struct ca_layer *l);
 bool ca_layer_piece_here(struct ca_layer *l, uint32_t piece);
 /* A run on its way: the caller's, zeroed before. */
 struct ca_run {

@@ -54,6 +54,11 @@ uint32_t ca_layer_piece_at(const struct ca_layer *l, uint64_t off)
 	return l->toc ? toc_file_granule(l->toc, off - CA_TOC_DATA) : (uint32_t)(off / CA_SPAN_BYTES);
 }
 
+uint32_t ca_layer_first_pieces(const struct ca_layer *l)
+{
+	return l->toc && l->toc->first ? toc_file_granule(l->toc, l->toc->first - 1) + 1 : 0;
+}
+
 bool ca_layer_piece_here(struct ca_layer *l, uint32_t piece)
 {
 	char key[CA_KEY_MAX];

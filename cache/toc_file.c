@@ -21,6 +21,7 @@ enum {
 	AT_N_CHUNKS = 32,
 	AT_N_GRANULES = 36,
 	AT_FORMAT = 40,
+	AT_FIRST = 48,
 };
 
 /* Where a chunk's fields are. */
@@ -113,6 +114,7 @@ static void put_head(const struct toc_file *f, uint8_t p[static TOC_HEAD_BYTES])
 	le32_put(p + AT_N_CHUNKS, f->n_chunks);
 	le32_put(p + AT_N_GRANULES, f->n_granules);
 	le32_put(p + AT_FORMAT, f->format);
+	le64_put(p + AT_FIRST, f->first);
 }
 
 /* of a span */
@@ -187,7 +189,8 @@ static bool get_head(struct toc_file *f, const uint8_t p[static TOC_HEAD_BYTES],
 	f->tree_len = le64_get(p + AT_TREE_LEN);
 	f->n_chunks = le32_get(p + AT_N_CHUNKS);
 	f->n_granules = le32_get(p + AT_N_GRANULES);
-	return f->size <= TOC_SIZE_MAX && f->tree_len <= LAYER_TREE_MAX && f->n_chunks <= TOC_CHUNKS_MAX &&
+	f->first = le64_get(p + AT_FIRST);
+	return f->first <= f->size && f->size <= TOC_SIZE_MAX && f->tree_len <= LAYER_TREE_MAX && f->n_chunks <= TOC_CHUNKS_MAX &&
 	       f->n_granules <= f->n_chunks && !f->n_granules == !f->n_chunks &&
 	       !f->size == !f->n_chunks && len == f->tree_len + table_bytes(f) + TOC_HEAD_BYTES;
 }

@@ -67,6 +67,7 @@ struct toc_file {
 	uint64_t size;		/* of all chunks */
 	uint64_t packed;	/* of the blob */
 	uint64_t tree_len;
+	uint64_t first;		/* so many bytes of it are said to be read first: up to the landmark */
 	uint32_t n_chunks, n_granules;
 	struct toc_granule *granules;	/* and one more, which stands for the end */
 };

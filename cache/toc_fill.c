@@ -225,6 +225,7 @@ static errint_t store(struct toc_fill *f, struct err *e)
 {
 	struct toc_file file = {
 		.format = f->at.format, .size = f->index.out, .packed = f->size,
+		.first = f->index.landmark,
 		.n_chunks = (uint32_t)f->index.n_chunks,
 	};
 	_cleanup_buf_ struct buf image = BUF_INIT(LAYER_TREE_MAX);

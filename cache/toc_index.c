@@ -180,6 +180,18 @@ static errint_t insert(struct toc_index *x, const struct tree_entry *en, struct 
 	return r;
 }
 
+static bool is_landmark(const struct toc_entry *en)
+{
+	const char *p = en->name;
+	size_t len = en->name_len;
+
+	while (len > 0 && (*p == '/' || (*p == '.' && len > 1 && p[1] == '/'))) {
+		p++;
+		len--;
+	}
+	return en->en.size == LANDMARK_BYTES && len == strlen(LANDMARK) && memcmp(p, LANDMARK, len) == 0;
+}
+
 /* The present file is complete. */
 static errint_t end_file(struct toc_index *x, struct err *e)
 {
@@ -197,6 +209,8 @@ static errint_t end_file(struct toc_index *x, struct err *e)
 	} else if (en->size) {
 		en->data_off = x->extents[0].data_off;
 	}
+	if (!x->holes && is_landmark(&x->file))
+		x->landmark = x->out - LANDMARK_BYTES;
 	r = insert(x, en, e);
 	toc_entry_done(&x->file);
 	x->has_file = false;

@@ -17,6 +17,7 @@ struct toc_index {
 	size_t n_chunks, cap_chunks;
 	uint64_t limit;		/* chunks end before it, in the blob */
 	uint64_t out;		/* bytes of all chunks so far */
+	uint64_t landmark;	/* of them, those before the file that marks what is read first; 0: no mark */
 	size_t member;		/* first chunk of the present member */
 	size_t n_entries;
 	bool estargz;		/* the archive ends with the index, which the TOC does not say */
