@@ -70,6 +70,11 @@ static void add_numbers(struct buf *b, const char *stats)
 	add_bytes(b, stat_value(stats, "http_received_bytes"));
 	(void)buf_adds(b, " received\n  cache     ");
 	add_bytes(b, stat_value(stats, "cache_bytes"));
+	if (stat_value(stats, "prefetch_left_bytes") > 0) {
+		(void)buf_adds(b, ", in the background ");
+		add_bytes(b, stat_value(stats, "prefetch_left_bytes"));
+		(void)buf_adds(b, " to come");
+	}
 	(void)buf_addf(b, "\n  waiting   %llu operations\n",
 		       (unsigned long long)stat_value(stats, "fuse_parked"));
 }

@@ -7,6 +7,8 @@
  */
 #include "fs/fuse.h"
 #include "fs/kinds.h"
+#include "fs/prefetch.h"
+#include "fs/warm.h"
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -295,7 +297,7 @@ static errint_t show_image_info(struct op *op, const struct subject *s, struct b
 {
 	_cleanup_(image_unrefp) struct image *main = NULL;
 	char text[DIGEST_TEXT_MAX], when[32];
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, held, total;
 	int64_t created = 0;
 	errint_t r = image_created(op, s->img, &created);
 
@@ -317,6 +319,8 @@ static errint_t show_image_info(struct op *op, const struct subject *s, struct b
 	if (created)
 		add_member(out, "created", clock_format_rfc3339(created, when, sizeof(when)), false);
 	buf_addf(out, "  \"layers\": %zu,\n", main ? main->m->n_layers : 0);
+	if (main && oci_is_container_image(main->m) && warm_held(op, main, &held, &total) == 0)
+		buf_addf(out, "  \"cached_bytes\": %" PRIu64 ",\n", held);
 	buf_addf(out, "  \"compressed_bytes\": %" PRIu64 "\n}\n", bytes);
 	return buf_check(out);
 }
@@ -340,6 +344,7 @@ static const struct row repo_rows[] = {
 
 static const struct row image_control_rows[] = {
 	{ .name = "info.json", .flags = CONTROL, .show = show_image_info },
+	{ .name = "prefetch", .flags = CONTROL, .show = prefetch_show, .store = prefetch_store },
 };
 
 /* ---- the directory ---- */

@@ -53,6 +53,7 @@ void image_at_free(void *p)
 	tree_unref(atomic_load(&at->tree));
 	early_free(at->early);
 	free((void *)atomic_load(&at->opened));
+	free((void *)atomic_load(&at->early_opens));
 	ca_erofs_unref(at->erofs);
 	free(at->repo);
 	free(at->prefix);

@@ -23,6 +23,7 @@
 #include "cache/tree_stack.h"
 #include "fs/early.h"
 #include "fs/plan.h"
+#include "fs/prefetch.h"
 #include "fs/tree_at.h"
 #include "fs/tree_link.h"
 #include "fs/warm.h"
@@ -305,10 +306,29 @@ static bool first_open(struct image_at *at, const struct tree *t, uint32_t sub)
 	return bits && !(atomic_fetch_or(&bits[sub / 64], bit) & bit);
 }
 
+/* What is used first is worth knowing. */
+static void note_open(struct op *op, struct image_at *at, struct tree *t, uint32_t sub, uint32_t i)
+{
+	struct image *img = atomic_load(&at->img);
+	struct tree_attr a;
+
+	if (!at->merged || !img)
+		return;
+	if (!t) {
+		prefetch_note_early(op, at, sub);
+		return;
+	}
+	if (i >= tree_count(t))
+		return;
+	tree_get(t, i, &a);
+	if (a.type == TREE_REG && a.size > 0)
+		prefetch_note(op, img, t, i);
+}
+
 static errint_t tree_open_file(struct op *op, struct node *n, uint32_t sub, int flags, struct fs_open *ret)
 {
 	struct image_at *at = n->data;
-	const struct tree *t = atomic_load(&at->tree);	/* kept while the node lives */
+	struct tree *t = atomic_load(&at->tree);	/* kept while the node lives */
 	uint32_t i = t ? early_in_tree(at->early, sub) : TREE_NONE;
 	struct tree_attr a;
 
@@ -317,6 +337,8 @@ static errint_t tree_open_file(struct op *op, struct node *n, uint32_t sub, int 
 		if (a.type == TREE_REG && a.size <= PUSH_MAX && first_open(at, t, i))
 			ret->push = (uint32_t)a.size;
 	}
+	if (!(flags & O_DIRECTORY))
+		note_open(op, at, t, sub, i);
 	return open_constant(op, n, sub, flags, ret);
 }
 

@@ -62,6 +62,7 @@ struct image_at {
 	struct early *early;		/* kind_tree: rootfs, before its tree is there; NULL: no memory */
 	atomic_bool preparing;		/* kind_tree: somebody sees, or has seen, to it that the tree comes */
 	_Atomic uint64_t *_Atomic opened;	/* kind_tree: a bit per file */
+	_Atomic uint32_t *_Atomic early_opens;	/* kind_tree: files opened before it came (prefetch.c) */
 	struct ca_erofs *erofs;		/* kind_erofs: under its lock */
 };
 struct image_at *image_at_new(struct site *site, const char *repo, const struct digest *d,

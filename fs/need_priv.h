@@ -103,7 +103,8 @@ struct wire_source {
 	struct rg_registry *reg;
 	const char *repo;
 	uint64_t began_ns;	/* the last read */
-	struct pace *pace;	/* nobody waits, and others come first (pace.h); NULL: as fast as it can */
+	struct pace *pace;	/* nobody waits (pace.h); NULL: as fast as it can */
+	bool yields;		/* and others go first */
 	const atomic_uint *hurry;	/* not 0: somebody waits after all; or NULL */
 	_Atomic uint64_t *got;	/* counts what has come; NULL: nobody wants to know */
 };

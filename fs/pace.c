@@ -63,11 +63,12 @@ static errint_t sleep_until(uint64_t end, struct cancel *c, struct err *e)
 	return r;
 }
 
-errint_t pace_bytes(struct pace *p, size_t len, struct cancel *c, struct err *e)
+errint_t pace_bytes(struct pace *p, size_t len, bool yields, struct cancel *c, struct err *e)
 {
 	errint_t r = 0;
 
-	for (uint64_t waited = 0; r == 0 && waited < YIELD_MAX_NS && engine_waiting(p->eng) > 0; waited += YIELD_STEP_NS)
+	for (uint64_t waited = 0; yields && r == 0 && waited < YIELD_MAX_NS && engine_waiting(p->eng) > 0;
+	     waited += YIELD_STEP_NS)
 		r = cancel_sleep_ns(c, YIELD_STEP_NS, e);
 	op_work_progress();
 	if (r == 0 && p->rate)

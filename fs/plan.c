@@ -32,7 +32,7 @@ struct plan {
 	} *slots;
 	struct range *order, *runs;
 	size_t n_order, cap_order, n_runs, cap_runs;
-	bool quiet;
+	enum plan_haste haste;
 	_Atomic size_t next;		/* run that nobody has taken yet */
 	_Atomic uint64_t left;		/* counted in STAT_PREFETCH_LEFT */
 };
@@ -289,20 +289,6 @@ static struct range take_run(struct slot *s, uint32_t slot, uint32_t first, uint
 	return run;
 }
 
-static void make_runs(struct plan *p, uint64_t most)
-{
-	for (size_t i = 0; i < p->n_order; i++) {
-		const struct range *r = &p->order[i];
-
-		for (uint32_t k = r->first; k < r->first + r->n; k++) {
-			struct range run = take_run(&p->slots[r->slot], r->slot, k, most);
-
-			if (run.n > 0 && !add_range(&p->runs, &p->n_runs, &p->cap_runs, &run))
-				return;
-		}
-	}
-}
-
 /* ---- fetching ---- */
 
 static uint64_t packed_of(const struct slot *s, uint32_t first, uint32_t n)
@@ -318,6 +304,25 @@ static uint64_t packed_of(const struct slot *s, uint32_t first, uint32_t n)
 	return sum;
 }
 
+/* Returns their compressed bytes. */
+static uint64_t make_runs(struct plan *p, uint64_t each, uint64_t most)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < p->n_order; i++) {
+		const struct range *r = &p->order[i];
+
+		for (uint32_t k = r->first; k < r->first + r->n && sum < most; k++) {
+			struct range run = take_run(&p->slots[r->slot], r->slot, k, each);
+
+			if (run.n > 0 && !add_range(&p->runs, &p->n_runs, &p->cap_runs, &run))
+				return sum;
+			sum += packed_of(&p->slots[r->slot], run.first, run.n);
+		}
+	}
+	return sum;
+}
+
 /* One run; what the cache did not take of it is asked for again, from there. */
 static errint_t fetch_run(struct fs *fs, struct plan *p, const struct range *run, struct cancel *c, struct err *e)
 {
@@ -327,7 +332,8 @@ static errint_t fetch_run(struct fs *fs, struct plan *p, const struct range *run
 	struct ca_run mine = { 0 };
 	struct wire_source ws = {
 		.reg = site_registry(p->img->site), .repo = p->img->repo, .got = &got,
-		.pace = p->quiet ? fs->pace : NULL, .hurry = &mine.waiting,
+		.pace = p->haste == PLAN_WAITED ? NULL : fs->pace, .yields = p->haste == PLAN_QUIET,
+		.hurry = &mine.waiting,
 	};
 	struct ca_source src = wire_source(&ws);
 	errint_t r = 0;
@@ -336,12 +342,12 @@ static errint_t fetch_run(struct fs *fs, struct plan *p, const struct range *run
 		if (ca_layer_piece_here(s->l, i))
 			continue;
 		mine = (struct ca_run){ 0 };
-		if (p->quiet)
+		if (p->haste != PLAN_WAITED)
 			stat_inc(STAT_PREFETCH_REQUESTS);
 		r = ca_layer_fill_run(s->l, i, end - i, &mine, &src, c, e);
 		r = need_filled(fs, p->img, layer, s->l, r, e);
 	}
-	if (p->quiet)
+	if (p->haste != PLAN_WAITED)
 		stat_add(STAT_PREFETCH_BYTES, (int64_t)atomic_load(&got));
 	return r;
 }
@@ -350,7 +356,7 @@ static void one_run_less(struct plan *p, const struct range *run)
 {
 	uint64_t packed = packed_of(&p->slots[run->slot], run->first, run->n);
 
-	if (!p->quiet)
+	if (p->haste == PLAN_WAITED)
 		return;
 	(void)atomic_fetch_sub(&p->left, packed);
 	stat_add(STAT_PREFETCH_LEFT, -(int64_t)packed);
@@ -380,18 +386,21 @@ static errint_t work_key(const char *key, unsigned i, struct buf *out)
 	return buf_addf(out, "%s #%u", key, i);
 }
 
-errint_t plan_want(struct op *op, struct plan *p, const char *key, unsigned works, bool quiet)
+errint_t plan_want(struct op *op, struct plan *p, const char *key, unsigned works, enum plan_haste haste,
+		   uint64_t most)
 {
 	struct plan_sum sum;
+	uint64_t each, left;
 	errint_t r = 0;
 
 	plan_sum(p, &sum);
 	works = MIN_OF(works, PLAN_WORKS);
-	p->quiet = quiet;
-	make_runs(p, MIN_OF(MAX_OF(sum.missing_packed / (2UL * works), (uint64_t)PLAN_RUN_MIN), (uint64_t)PLAN_RUN_MAX));
-	if (quiet) {
-		atomic_store(&p->left, sum.missing_packed);
-		stat_add(STAT_PREFETCH_LEFT, (int64_t)sum.missing_packed);
+	p->haste = haste;
+	each = MIN_OF(sum.missing_packed, most) / (2UL * works);
+	left = make_runs(p, MIN_OF(MAX_OF(each, (uint64_t)PLAN_RUN_MIN), (uint64_t)PLAN_RUN_MAX), most);
+	if (haste != PLAN_WAITED) {
+		atomic_store(&p->left, left);
+		stat_add(STAT_PREFETCH_LEFT, (int64_t)left);
 	}
 	for (unsigned i = 0; i < MIN_OF((size_t)works, p->n_runs) && (r == 0 || r == -EINPROGRESS); i++) {
 		_cleanup_buf_ struct buf name = BUF_INIT(2048);

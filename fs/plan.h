@@ -39,8 +39,14 @@ struct plan_sum {
 };
 void plan_sum(const struct plan *p, struct plan_sum *ret);
 
-/* Wants what is missing under keys that begin with `key`.  quiet: nobody waits for it (pace.h); works
+enum plan_haste {
+	PLAN_WAITED = 0,	/* somebody waits for all of it */
+	PLAN_EARLY,		/* readers will soon: keeps to background_rate alone */
+	PLAN_QUIET,		/* nobody does: readers go first as well (pace.h) */
+};
+/* Wants what is missing, at most `most` compressed bytes of it, under keys that begin with `key`.  works
  * says how many requests at once, at most PLAN_WORKS.  0: nothing is missing. */
-errint_t plan_want(struct op *op, struct plan *p, const char *key, unsigned works, bool quiet) _must_check_;
+errint_t plan_want(struct op *op, struct plan *p, const char *key, unsigned works, enum plan_haste haste,
+		   uint64_t most) _must_check_;
 /* How often this operation has waited for that. */
 unsigned plan_times(struct op *op, const char *key);

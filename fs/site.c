@@ -4,6 +4,7 @@
 #include "fs/site_priv.h"
 
 #include "fs/platforms.h"
+#include "fs/prefetch.h"
 
 #include <stdlib.h>
 
@@ -73,6 +74,7 @@ struct image *image_unref(struct image *i)
 {
 	if (!i || atomic_fetch_sub(&i->refs, 1) != 1)
 		return NULL;
+	prefetch_forget(i);
 	for (size_t l = 0; i->layers && i->m && l < 2 * i->m->n_layers; l++)
 		ca_layer_unref(atomic_load(&i->layers[l]));
 	platforms_free(atomic_load(&i->platforms));

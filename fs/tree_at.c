@@ -14,6 +14,7 @@
 
 #include "fs/early.h"
 #include "fs/fuse.h"
+#include "fs/prefetch.h"
 
 #define ALONE_MAX (1u << 20)	/* compressed bytes: milliseconds, where they are worth saving */
 
@@ -60,6 +61,8 @@ static errint_t keep_found(struct op *op, const struct node *n, struct tree *t, 
 	if (!atomic_compare_exchange_strong(&at->tree, &none, t)) {
 		(void)tree_unref(t);
 		t = none;
+	} else if (at->merged) {
+		prefetch_begin(op, (struct node *)n);
 	}
 	*ret = tree_ref(t);
 	return 0;

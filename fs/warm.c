@@ -89,7 +89,7 @@ static errint_t add_image(struct op *op, struct image *img, struct plan *p)
 {
 	_cleanup_(oci_config_freep) struct oci_config *c = NULL;
 	_cleanup_(tree_unrefp) struct tree *t = NULL;
-	errint_t config = need_config(op, img, &c), r = need_tree(op, img, &t);
+	errint_t config = op->no_wait ? 0 : need_config(op, img, &c), r = need_tree(op, img, &t);
 
 	if (r == 0)
 		r = add_layers(op, img, p);
@@ -122,7 +122,7 @@ static errint_t fetch(struct op *op, const struct part *w, struct plan *p, const
 	if (r == 0 && plan_times(op, buf_str(&key)) >= TRIES)
 		r = err_set(&op->err, ENOSPC, ERR_LOCAL, "the cache does not keep what is fetched for this; give %s more "
 			    "room (cache_size, cache_free)", ca_store_dir(op->fs->cache));
-	return r < 0 ? r : plan_want(op, p, buf_str(&key), PLAN_WORKS, false);
+	return r < 0 ? r : plan_want(op, p, buf_str(&key), PLAN_WORKS, PLAN_WAITED, UINT64_MAX);
 }
 
 static errint_t warm(struct op *op, const struct part *w, struct buf *ret)

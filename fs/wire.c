@@ -35,7 +35,7 @@ static errint_t watched_sink(void *ctx, const void *data, size_t len, struct err
 	if (w->ws->got)
 		(void)atomic_fetch_add(w->ws->got, len);
 	if (w->ws->pace && !(w->ws->hurry && atomic_load(w->ws->hurry)))
-		r = pace_bytes(w->ws->pace, len, w->cancel, e);
+		r = pace_bytes(w->ws->pace, len, w->ws->yields, w->cancel, e);
 	return r < 0 ? r : w->sink(w->ctx, data, len, e);
 }
 

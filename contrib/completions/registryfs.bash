@@ -1,5 +1,5 @@
 # bash completion for registryfs
-_registryfs_options='tag_ttl= timeout= transfers= platform= soci= registries= raw_links cache= cache_size=
+_registryfs_options='tag_ttl= timeout= transfers= prefetch= complete background_rate= platform= soci= registries= raw_links cache= cache_size=
 	cache_free= state= local= authfile= certs_dir= registries_conf= hosts_dir= tls_verify=
 	allow_other allow_root ro suid dev noexec fsname= log= log_level= foreground debug'
 
@@ -14,10 +14,10 @@ _registryfs_option() {
 	last=${cur##*,}
 	[[ $cur != *,* ]] || before=${cur%,*},
 	case $last in
-	tls_verify=*) values='yes no' ;;
+	tls_verify=* | prefetch=*) values='yes no' ;;
 	log_level=*) values='error warning info debug' ;;
 	soci=*) values='auto v2 off' ;;
-	cache_free=*) values='auto 1G' ;;
+	cache_free=* | background_rate=*) values='auto 1G' ;;
 	platform=*) values='linux/amd64 linux/arm64' ;;
 	cache=* | state=* | local=* | certs_dir=* | hosts_dir=*)
 		COMPREPLY=($(compgen -d -P "$before${last%%=*}=" -- "${last#*=}")); compopt -o nospace; return ;;

@@ -5,7 +5,7 @@ end
 
 function __registryfs_options
 	set -l before (string match -r '^.*,' -- (commandline -ct))
-	for o in tag_ttl= timeout= transfers= platform= soci=auto soci=v2 soci=off registries= raw_links cache= cache_size= \
+	for o in tag_ttl= timeout= transfers= prefetch=no complete background_rate= platform= soci=auto soci=v2 soci=off registries= raw_links cache= cache_size= \
 			cache_free= state= local= authfile= certs_dir= registries_conf= hosts_dir= \
 			tls_verify=yes tls_verify=no allow_other allow_root ro suid dev noexec fsname= log= \
 			log_level=error log_level=warning log_level=info log_level=debug foreground debug
