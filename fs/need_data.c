@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#include "fs/ahead.h"
 #include "fs/need_priv.h"
 #include "util/clock.h"
 
@@ -350,7 +351,7 @@ static errint_t fill_span(struct fs *fs, void *arg, struct cancel *c, struct err
 	return note(a, span_word(a->layer), err_wrap(e, r, "layer %s", a->name), e);
 }
 
-static errint_t want_span(struct op *op, struct image *img, size_t layer, struct ca_layer *l, uint32_t span)
+errint_t want_span(struct op *op, struct image *img, size_t layer, struct ca_layer *l, uint32_t span)
 {
 	const struct digest *d = &img->m->layers[layer].digest;
 	_cleanup_buf_ struct buf one = BUF_INIT(1024), all = BUF_INIT(1024);
@@ -386,6 +387,8 @@ errint_t need_layer_data(struct op *op, struct image *img, size_t layer, uint64_
 		r = buf_reserve(ret, len);
 	if (r == 0 && off >= CA_TOC_DATA && !ca_layer_is_lazy(l)) /* of a SOCI index: the tar's own */
 		off -= CA_TOC_DATA;
+	if (r == 0 && !ca_layer_is_lazy(l))
+		read_ahead(op, img, layer, l, off, len);
 	while (r == 0 && len) {
 		uint32_t span = 0;
 		size_t n = 0;

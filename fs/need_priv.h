@@ -53,6 +53,8 @@ void keep_layer(struct image *img, size_t slot, struct ca_layer *l);
 errint_t open_streamed(struct op *op, struct image *img, size_t i, struct ca_layer **ret) _must_check_;
 /* The flavour of layer i that a data offset is about. */
 errint_t need_data_layer(struct op *op, struct image *img, size_t i, uint64_t off, struct ca_layer **ret) _must_check_;
+/* One piece of it, unless it has just failed. */
+errint_t want_span(struct op *op, struct image *img, size_t layer, struct ca_layer *l, uint32_t span) _must_check_;
 /* What a fill of pieces of layer i came to: 0 also when the handler has to look again. */
 errint_t need_filled(struct fs *fs, struct image *img, size_t i, struct ca_layer *l, errint_t r, struct err *e);
 /* A fill of layer i as work, unless it has just failed: name and fact are "<what> <repo>@<digest>". */

@@ -3,6 +3,7 @@
  */
 #include "fs/site_priv.h"
 
+#include "fs/ahead.h"
 #include "fs/platforms.h"
 #include "fs/prefetch.h"
 
@@ -75,6 +76,7 @@ struct image *image_unref(struct image *i)
 	if (!i || atomic_fetch_sub(&i->refs, 1) != 1)
 		return NULL;
 	prefetch_forget(i);
+	(void)ahead_free(atomic_load(&i->ahead));
 	for (size_t l = 0; i->layers && i->m && l < 2 * i->m->n_layers; l++)
 		ca_layer_unref(atomic_load(&i->layers[l]));
 	platforms_free(atomic_load(&i->platforms));

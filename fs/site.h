@@ -13,6 +13,7 @@
 #include "cache/cache.h"
 #include "registry/registry.h"
 
+struct ahead;
 struct first_use;
 struct fs;
 struct site;
@@ -52,6 +53,7 @@ struct image {
 	_Atomic uint64_t *streamed;	/* bytes of each layer that have come, for who shows progress */
 	_Atomic uint8_t *lazy;	/* enum lazy of each layer (need_toc.c) */
 	struct soci *_Atomic soci;	/* need_soci.c; NULL: not looked for yet */
+	struct ahead *_Atomic ahead;	/* who reads on, in each layer; owned (ahead.c) */
 	struct first_use *_Atomic first_use;	/* which files were opened first; owned (prefetch.c) */
 	atomic_bool unrecorded;		/* that is not to be known any more */
 	atomic_uint condemned;	/* how often layers had to be indexed again */
