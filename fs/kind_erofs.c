@@ -13,6 +13,7 @@
  * would be other files.
  */
 #include "fs/kinds.h"
+#include "fs/prefetch.h"
 
 #include <sys/stat.h>
 
@@ -102,11 +103,16 @@ static errint_t read_meta(struct op *op, struct image_at *at, struct ca_erofs *x
 static errint_t read_file(struct op *op, struct node *n, struct handle *h, const struct ca_erofs_piece *p,
 			  size_t len, struct buf *ret)
 {
+	struct image_at *at = n->data;
+	struct image *img = atomic_load(&at->img);
+	struct tree *t = atomic_load(&at->tree);
 	size_t before = ret->len;
 	errint_t r = kind_tree.read(op, n, p->node, h, p->off, len, ret);
 
 	if (r < 0)
 		return r;
+	if (p->off == 0 && ret->len > before && img && t)	/* opens of it are not heard of */
+		prefetch_note(op, img, t, p->node);
 	len -= ret->len - before;
 	r = buf_reserve(ret, len);
 	if (r < 0)

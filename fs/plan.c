@@ -186,6 +186,8 @@ static errint_t add_data(struct op *op, struct plan *p, size_t layer, uint64_t o
 
 	if (r < 0 || !len)
 		return r;
+	if (off >= CA_TOC_DATA && !ca_layer_is_lazy(p->slots[slot].l)) /* its index is gone: a place in the tar */
+		off -= CA_TOC_DATA;
 	last = ca_layer_piece_at(p->slots[slot].l, off + len - 1);
 	for (uint32_t i = ca_layer_piece_at(p->slots[slot].l, off); i <= last; i++)
 		add_piece(p, slot, i);

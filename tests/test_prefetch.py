@@ -133,6 +133,13 @@ def test_a_list_can_be_given_to_another_machine(fakereg, mount, image):
     assert lists(m) == [], "what was cleared stays so while that mount lasts"
 
 
+def test_what_is_read_through_erofs_is_recorded_too(fakereg, mount, image):
+    fakereg.add("app", image, "1.0")
+    m = mount(fakereg.url)
+    assert content(3) in (m.path / "app/1.0/.image.erofs").read_bytes()
+    assert sorted(control(m).read_text().split()) == sorted("/" + n for n in FILES + ["etc/motd"])
+
+
 def test_a_longer_record_replaces_a_shorter_one_and_not_the_other_way_round(fakereg, mount, image):
     fakereg.add("app", image, "1.0")
     m = mount(fakereg.url)
