@@ -129,8 +129,10 @@ static errint_t warm(struct op *op, const struct part *w, struct buf *ret)
 {
 	_cleanup_(plan_unrefp) struct plan *p = plan_new(w->img);
 	struct plan_sum sum;
-	errint_t r = p ? check_room_first(op, w->img) : err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
+	errint_t r = p ? soci_decide(op, w->img) : err_set(&op->err, ENOMEM, ERR_LOCAL, "out of memory");
 
+	if (r == 0)
+		r = check_room_first(op, w->img);
 	if (r == 0)
 		r = gather(op, w, p);
 	if (r < 0)
