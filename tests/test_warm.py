@@ -202,7 +202,7 @@ def test_ctrl_c_ends_it_at_once(fakereg, mount, image_of, how):
     p = subprocess.Popen([rfs.program(), "warm", m.path / "app/1.0"], env=m.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          text=True, start_new_session=True)
     end = time.monotonic() + 20
-    while m.stats()["http_active"] == 0 and time.monotonic() < end:
+    while m.stats()["http_blob_requests"] == 0 and time.monotonic() < end:
         time.sleep(0.02)
     assert p.poll() is None
     began = time.monotonic()
@@ -246,7 +246,7 @@ def test_a_dying_mount_ends_it(fakereg, mount, image_of):
     m = mount(fakereg.url)
     p = subprocess.Popen([rfs.program(), "warm", m.path / "app/1.0"], env=m.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 20
-    while m.stats()["http_active"] == 0 and time.monotonic() < end:
+    while m.stats()["http_blob_requests"] == 0 and time.monotonic() < end:
         time.sleep(0.02)
     subprocess.run(["umount", "-l", m.path], check=True)
     os.kill(m.pid, signal.SIGTERM)
