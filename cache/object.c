@@ -2,7 +2,7 @@
  * object.c - open objects of the store, and reading them
  *
  * An object is open once per process while anybody uses it: entry->open.  When the last user
- * leaves, it becomes idle and stays open for the next one, up to CA_OPEN_IDLE_MAX of them; the
+ * leaves, it becomes idle and stays open for the next one, up to idle_max of them; the
  * least recently used is closed.  An object is *detached* from its entry when its file is
  * replaced, evicted or dropped: its users go on reading the unlinked file, new ones get the new
  * file.
@@ -119,7 +119,7 @@ static struct ca_object *unref_locked(struct ca_object *o)
 	idle_add(o);
 	if (!o->keep)
 		return ca_entry_detach_locked(o->entry);
-	return s->n_idle > CA_OPEN_IDLE_MAX ? ca_entry_detach_locked(s->oldest->entry) : NULL;
+	return s->n_idle > s->idle_max ? ca_entry_detach_locked(s->oldest->entry) : NULL;
 }
 
 struct ca_object *ca_object_unref(struct ca_object *o)

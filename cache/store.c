@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -164,6 +165,16 @@ static void init_locks(struct ca_store *s)
 
 DEFINE_CLEANUP(struct ca_store *, ca_store_free)
 
+/* What is opened anew is checked anew: whoever reads here and there in much should find it open. */
+static size_t idle_max(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
+		return CA_OPEN_IDLE_MAX / 16;
+	return (size_t)MIN_OF(lim.rlim_cur / CA_OPEN_IDLE_DIV, (rlim_t)CA_OPEN_IDLE_MAX);
+}
+
 errint_t ca_store_new(const struct ca_opts *o, struct ca_store **ret, struct err *e)
 {
 	_cleanup_(ca_store_freep) struct ca_store *s = calloc(1, sizeof(*s));
@@ -181,6 +192,7 @@ errint_t ca_store_new(const struct ca_opts *o, struct ca_store **ret, struct err
 	r = open_dir(s, e);
 	if (r < 0)
 		return r;
+	s->idle_max = idle_max();
 	s->max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX_BYTES;
 	s->min_free = o->min_free ? o->min_free : default_min_free(s->dirfd);
 	*ret = steal_ptr(&s);

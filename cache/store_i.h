@@ -28,7 +28,8 @@
 #include "util/hmap.h"
 
 #define CA_PATH_MAX (CA_KEY_MAX + 24)
-#define CA_OPEN_IDLE_MAX 256		/* objects kept open while nobody uses them */
+#define CA_OPEN_IDLE_MAX 4096	/* objects kept open while nobody uses them (16 GiB of spans) */
+#define CA_OPEN_IDLE_DIV 4	/* but no more than this part of the limit on open files */
 #define CA_OBJECTS_MAX (1u << 18)	/* in the index */
 #define CA_NAME_LOCKS 16
 #define CA_RESERVE_STEP (UINT64_C(1) << 20)	/* when the size is not known beforehand */
@@ -75,6 +76,7 @@ struct ca_store {
 	char *dir;
 	int dirfd;			/* dup3'ed over when the directory is made anew */
 	uint64_t max_bytes, min_free;	/* constant */
+	size_t idle_max;		/* constant: objects kept open while idle */
 	struct ca_memory *mem;
 	pthread_mutex_t scanning;
 	pthread_mutex_t evicting;
