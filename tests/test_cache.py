@@ -181,18 +181,20 @@ def _crash_image(reg):
 # ---- limits
 
 class Watch:
-    """The largest size a directory has had, looked at all the time."""
+    """The most that was on a file system of its own, asked all the time. Not `du`, which adds up files one after the other:
+    what goes and what comes while it looks counts twice."""
 
     def __init__(self, path):
         self.path, self.most, self.ends = path, 0, threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
 
     def look(self):
-        while not self.ends.wait(0.05):
-            try:
-                self.most = max(self.most, used(self.path))
-            except (IndexError, ValueError):
-                pass
+        while not self.ends.wait(0.005):
+            self.most = max(self.most, self.now())
+
+    def now(self):
+        st = os.statvfs(self.path)
+        return (st.f_blocks - st.f_bfree) * st.f_frsize
 
     def __enter__(self):
         self.thread.start()
@@ -201,7 +203,23 @@ class Watch:
     def __exit__(self, *_):
         self.ends.set()
         self.thread.join()
-        self.most = max(self.most, used(self.path))
+        self.most = max(self.most, self.now())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk("12M") -> a directory that is a file system of its own (tmpfs), gone with the test."""
+    made = []
+
+    def make(size):
+        d = tmp_path / f"disk{len(made)}"
+        d.mkdir()
+        run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", d)
+        made.append(d)
+        return d
+    yield make
+    for d in made:
+        subprocess.run(["umount", "-l", d], check=True)
 
 
 def many_images(reg, n, size=4 << 20):
@@ -219,10 +237,10 @@ def read_all(m, want, rnd, rounds=1):
             assert hashlib.sha256((m.path / "app" / tag / "rootfs/data").read_bytes()).digest() == want[tag], tag
 
 
-def test_the_cache_limit_holds_under_a_working_set_twice_its_size(fakereg, mount):
-    want, limit = many_images(fakereg, 16), 32 << 20
-    m = mount(fakereg.url, options="cache_size=32M")
-    with Watch(cache_of(m)) as w:
+def test_the_cache_limit_holds_under_a_working_set_twice_its_size(fakereg, mount, small_disk):
+    want, limit, disk = many_images(fakereg, 16), 32 << 20, small_disk("512M")
+    m = mount(fakereg.url, options=f"cache_size=32M,cache_free=1M,cache={disk}/cache")
+    with Watch(disk) as w:
         read_all(m, want, random.Random(1), rounds=2)
         for tag in list(want)[:8]:
             next((m.path / "app" / tag / "layers").glob("00.*")).read_bytes()
@@ -232,27 +250,27 @@ def test_the_cache_limit_holds_under_a_working_set_twice_its_size(fakereg, mount
     assert m.stats()["cache_evicted_bytes"] > 0
     m.umount()
     m.start()
-    with Watch(cache_of(m)) as w:
+    with Watch(disk) as w:
         read_all(m, want, random.Random(3))
     assert w.most <= limit, f"{w.most / 2**20:.1f} MiB"
 
 
-def test_one_image_larger_than_the_cache_is_read_right(fakereg, tmp_path, mount):
+def test_one_image_larger_than_the_cache_is_read_right(fakereg, tmp_path, mount, small_disk):
     image = layered("large", layers=6, size=9 << 20)
     fakereg.add("app", image, "1.0")
-    m = mount(fakereg.url, options="cache_size=16M")
-    expected = expected_tree(image, tmp_path)
-    with Watch(cache_of(m)) as w:
+    disk, expected = small_disk("512M"), expected_tree(image, tmp_path)
+    m = mount(fakereg.url, options=f"cache_size=16M,cache_free=1M,cache={disk}/cache")
+    with Watch(disk) as w:
         check(m, expected)
         check(m, expected)
     assert w.most <= 16 << 20, f"{w.most / 2**20:.1f} MiB"
 
 
-def test_two_daemons_share_a_cache_and_its_limit(fakereg, tmp_path, mount):
-    want, cache = many_images(fakereg, 12), tmp_path / "shared"
-    a = mount(fakereg.url, options=f"cache={cache},cache_size=28M")
-    b = mount(fakereg.url, options=f"cache={cache},cache_size=28M")
-    with Watch(cache) as w:
+def test_two_daemons_share_a_cache_and_its_limit(fakereg, mount, small_disk):
+    want, cache = many_images(fakereg, 12), small_disk("512M") / "shared"
+    a = mount(fakereg.url, options=f"cache={cache},cache_size=28M,cache_free=1M")
+    b = mount(fakereg.url, options=f"cache={cache},cache_size=28M,cache_free=1M")
+    with Watch(cache.parent) as w:
         errors = []
 
         def work(m, seed):
@@ -290,22 +308,6 @@ def test_what_one_daemon_fetched_the_other_does_not_ask_for(fakereg, tmp_path, m
 
 
 # ---- disks that fail
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk("12M") -> a directory that is a file system of its own (tmpfs), gone with the test."""
-    made = []
-
-    def make(size):
-        d = tmp_path / f"disk{len(made)}"
-        d.mkdir()
-        run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", d)
-        made.append(d)
-        return d
-    yield make
-    for d in made:
-        subprocess.run(["umount", "-l", d], check=True)
-
 
 @pytest.fixture
 def breakable_disk(tmp_path):
