@@ -61,6 +61,22 @@ static uint64_t sum_data(const struct tree *t)
 	return sum;
 }
 
+bool tree_is_label(const char *name, size_t len)
+{
+	static const char acl[] = "system.posix_acl_", label[] = "security.selinux";
+
+	return (len == sizeof(label) - 1 && memcmp(name, label, len) == 0) ||
+	       (len > sizeof(acl) - 1 && memcmp(name, acl, sizeof(acl) - 1) == 0);
+}
+
+static bool find_labels(const struct tree *t)
+{
+	for (uint32_t i = 0; i < t->head->xattrs; i++)
+		if (tree_is_label(t->strings + t->xattrs[i].name, t->xattrs[i].name_len))
+			return true;
+	return false;
+}
+
 static void image_free(struct tree *t)
 {
 	if (t->mapped)
@@ -94,6 +110,7 @@ static errint_t open_image(void *image, size_t len, bool mapped, struct tree **r
 	if (r < 0)
 		return r;
 	t->data_bytes = sum_data(t);
+	t->labels = find_labels(t);
 	*ret = steal_ptr(&t);
 	return 0;
 }
@@ -164,6 +181,11 @@ uint32_t tree_count(const struct tree *t)
 uint64_t tree_data_bytes(const struct tree *t)
 {
 	return t->data_bytes;
+}
+
+bool tree_has_labels(const struct tree *t)
+{
+	return t->labels;
 }
 
 const void *tree_image(const struct tree *t, size_t *ret_len)

@@ -97,6 +97,9 @@ DEFINE_CLEANUP(struct tree *, tree_unref)
 
 uint32_t tree_count(const struct tree *t);		/* nodes */
 uint64_t tree_data_bytes(const struct tree *t);		/* sum of sizes of distinct regular files */
+/* An access control list or a security label: what `ls -l` asks every file for.  Has any file of t one? */
+bool tree_is_label(const char *name, size_t len);
+bool tree_has_labels(const struct tree *t);
 const void *tree_image(const struct tree *t, size_t *ret_len);
 
 /* n < tree_count(t). */

@@ -86,6 +86,7 @@ struct tree {
 	size_t len;
 	bool mapped;		/* anonymous pages: munmap instead of free */
 	uint64_t data_bytes;
+	bool labels;		/* tree_has_labels */
 	unsigned refs;		/* atomic */
 };
 

@@ -435,6 +435,9 @@ static errint_t warm_xattr(struct op *op, struct node *n, uint32_t sub, const ch
 	return warm_files(op, img, t, at->merged ? PLAN_MERGED : at->layer, sub, name, ret);
 }
 
+/* Where no file has a label or a list, `ls -l` is told that there are none, and asks once instead of twice per
+ * file: coreutils remember that for all of the mount.  So the mark of another image that has some may be
+ * missing if one run of `ls` shows both; no other tool looks at it so. */
 static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const char *name, struct buf *ret)
 {
 	_cleanup_(seen_done) struct seen s = { 0 };
@@ -452,6 +455,8 @@ static errint_t tree_getxattr(struct op *op, struct node *n, uint32_t sub, const
 		return r;
 	if (is_hidden(&s, name, len))
 		return -ENODATA;
+	if (!s.early && !tree_has_labels(s.t) && tree_is_label(name, len))
+		return -EOPNOTSUPP;
 	for (size_t i = 0; tree_xattr(s.t, s.n, i, &xn, &xn_len, &xv, &xv_len); i++)
 		if (xn_len == len && memcmp(xn, name, len) == 0)
 			return buf_add(ret, xv, xv_len);

@@ -204,6 +204,8 @@ static errint_t run_handler(struct op *op)
 /* What is worth remembering: not the everyday answers, not what the caller ended himself. */
 static bool is_failure(const struct op *op, errint_t r)
 {
+	if (op->type == OP_GETXATTR && r == -EOPNOTSUPP)
+		return false;
 	return r < 0 && op->err.cls != ERR_CANCELLED && r != -ENOENT && r != -ENODATA &&
 	       r != -EINTR && r != -ERANGE;
 }

@@ -595,6 +595,28 @@ def test_xattrs_are_the_images_and_behave_like_xattrs(cases, tmp_path):
         assert e.value.errno == errno.EROFS
 
 
+def test_ls_l_asks_an_image_without_labels_for_none(tmp_path, mount):
+    acl = bytes.fromhex("0200000001000600ffffffff04000400ffffffff10000400ffffffff20000400ffffffff")
+    files = [file(f"f{i:03}") for i in range(500)]
+    write_layout(tmp_path / "a", {"plain": Image([Layer(files)]), "labels": Image([Layer([
+        *files, file("l", xattrs={"security.selinux": b"system_u:object_r:etc_t:s0"}),
+        file("a", xattrs={"system.posix_acl_access": acl})])])})
+    m = mount(f"dir:{tmp_path}")
+    plain, labels = (m.path / "a" / tag / "rootfs" for tag in ("plain", "labels"))
+    assert os.getxattr(labels / "l", "security.selinux") == b"system_u:object_r:etc_t:s0"
+    assert os.getxattr(labels / "a", "system.posix_acl_access") == acl
+    for path, eno in ((labels / "f000", errno.ENODATA), (plain / "f000", errno.EOPNOTSUPP)):
+        for name in ("security.selinux", "system.posix_acl_access", "system.posix_acl_default"):
+            with pytest.raises(OSError) as e:
+                os.getxattr(path, name)
+            assert e.value.errno == eno, (path, name)
+    assert subprocess.run(["ls", "-l", labels], check=True, capture_output=True, text=True).stdout.count("\n") == 503
+    before = m.stats()["fuse_ops"]
+    assert subprocess.run(["ls", "-l", plain], check=True, capture_output=True, text=True).stdout.count("\n") == 501
+    assert m.stats()["fuse_ops"] - before < 50
+    assert (m.path / ".control/errors").read_text() == ""
+
+
 def test_our_own_xattrs_answer_but_are_not_listed(default_mount):
     path = default_mount.path / "oci" / "1.0" / "rootfs" / "etc" / "passwd"
     layer = os.getxattr(path, "user.oci.layer").decode()
