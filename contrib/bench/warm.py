@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures how fast registryfs serves what its cache has, beside the same tree on the local disk. Needs root.
 
-    contrib/bench/warm.py [--runs 5] [--program build/registryfs] [--baseline OTHER] [--only find,tar,small,read,iops,big,rss]
+    contrib/bench/warm.py [--runs 5] [--program build/registryfs] [--baseline OTHER] [--only find,tar,small,read,iops,big,rss,many]
 
 The image `ocifull` of tests/fixtures is unpacked with umoci onto the local disk, read there directly ("disk") and through
 an overlayfs over it ("overlay"). Each program fills a cache of its own once; then every run mounts anew, one after the
@@ -16,6 +16,10 @@ once their names are known, but no data are in memory; read = all files, data of
 mount's pages not; again = once more; iops cold = 4 KiB reads at random offsets of the largest files, everything dropped; iops
 cache = only the mount's pages dropped; iops warm = all in memory; big = one file of 1 GiB, the mount's pages dropped; rss =
 peak resident memory of the daemon, MiB, 8 processes reading everything; cpu = seconds that the daemon computed for "read".
+
+With --only many, which takes minutes: a layer of ten million empty files in ten thousand directories. many index = from nothing
+to the listing of the root; many ls = one directory, the middle of eleven; many bytes = memory per entry that stays resident,
+peak = most MiB while indexing; many again = the first `ls` after a remount.
 """
 import argparse
 import os
@@ -31,9 +35,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from lib import images, servers, treecmp                             # noqa: E402
+from lib import hostile, images, servers, treecmp                             # noqa: E402
 
-SMALL, READERS, READS, BIG = 16 << 10, 8, 4000, 1 << 30
+SMALL, READERS, READS, BIG, MANY = 16 << 10, 8, 4000, 1 << 30, 10_000_000
 MORE_IS_BETTER = ("iops",)
 CLONE_NEWNS = 0x20000
 
@@ -161,15 +165,20 @@ class Registryfs:
         os.stat(self.mnt / "app/1.0/rootfs/etc")
         return self.mnt / "app/1.0/rootfs"
 
+    def mount_many(self, layout):
+        run(self.program, "-o", f"cache={self.scratch}/many,cache_size=20G", f"dir:{layout}", self.mnt)
+        self.pid = int((self.mnt / ".control/info.json").read_text().split('"pid":')[1].split(",")[0])
+        return self.mnt / "1.0/rootfs"
+
     def big(self):
         return self.mnt / "big/1.0/rootfs/big"
 
     def warm_up(self):
         run("sh", "-c", f"find {self.scratch}/cache -type f -print0 | xargs -0 cat")
 
-    def rss(self):
+    def rss(self, what="VmHWM"):
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{what}:"):
                 return int(line.split()[1]) / 1024
 
     def cpu(self):
@@ -276,6 +285,21 @@ class Bench:
         self.note("rss", kind, kind.rss())
         kind.close()
 
+    def many(self, kind):
+        if not isinstance(kind, Registryfs):
+            return
+        root = kind.mount_many(self.many_layout)
+        before = kind.rss("VmRSS")
+        self.note("many index", kind, seconds(os.listdir, root))
+        self.note("many peak", kind, kind.rss())
+        self.note("many ls", kind, statistics.median(seconds(os.listdir, root / f"d{i * 777:05}") for i in range(11)))
+        self.note("many bytes", kind, (kind.rss("VmRSS") - before) * (1 << 20) / MANY)
+        kind.close()
+        root = kind.mount_many(self.many_layout)
+        self.note("many again", kind, seconds(os.listdir, root / "d00001"))
+        kind.close()
+        shutil.rmtree(kind.scratch / "many")
+
     def report(self):
         for figure, kinds in self.figures.items():
             print(f"\n{figure}")
@@ -325,6 +349,9 @@ def main():
             bench.files = Files(bench.tree)
             if "big" in bench.only:
                 make_big(bench, registry, scratch)
+            if "many" in bench.only:
+                bench.many_layout = scratch / "many"
+                images.write_layout(bench.many_layout, {"1.0": hostile.many_entries(MANY)})
             kinds += [Disk(bench), Overlay(bench)]
             if args.baseline:
                 kinds.append(Registryfs(bench, "baseline", pathlib.Path(args.baseline).resolve()))
