@@ -382,16 +382,32 @@ static errint_t check_read(struct sealed *f, uint64_t block, uint64_t off, void 
 	return check_partly_wanted(f, block, off, dst, len, e);
 }
 
+/* All within one block: read once, whole. */
+static errint_t check_read_one(struct sealed *f, uint64_t block, uint64_t off, void *dst, size_t len,
+			       struct err *e)
+{
+	uint64_t start = block * SEALED_BLOCK, end = MIN_OF(start + SEALED_BLOCK, f->len);
+	errint_t r;
+
+	if (off > start || off + len < end)
+		return check_partly_wanted(f, block, off, dst, len, e);
+	r = read_all(f->fd, dst, len, off, e);
+	return r < 0 ? r : check_block(f, block, dst, len, e);
+}
+
 errint_t sealed_read(struct sealed *f, uint64_t off, void *dst, size_t len, struct err *e)
 {
+	uint64_t first = off / SEALED_BLOCK, last = (off + MAX_OF(len, (size_t)1) - 1) / SEALED_BLOCK;
 	errint_t r;
 
 	if (len > f->len || off > f->len - len)
 		return err_set(e, EINVAL, ERR_BUG, "read beyond the end of a cache file");
 	if (len == 0)
 		return 0;
+	if (first == last && !is_verified(f, first))
+		return check_read_one(f, first, off, dst, len, e);
 	r = read_all(f->fd, dst, len, off, e);
-	for (uint64_t b = off / SEALED_BLOCK; r == 0 && b <= (off + len - 1) / SEALED_BLOCK; b++)
+	for (uint64_t b = first; r == 0 && b <= last; b++)
 		if (!is_verified(f, b))
 			r = check_read(f, b, off, dst, len, e);
 	return r;
