@@ -114,6 +114,7 @@ struct kind {
 	errint_t (*may_list)(struct op *op, struct node *dir, uint32_t sub);
 	/* All entries but "." and "..".  All or error.  Below a tree's root it says parent_ino. */
 	errint_t (*list)(struct op *op, struct node *dir, uint32_t sub, struct dirlist *ret);
+	/* Never says anything else for the same node and sub: the kernel keeps it. */
 	errint_t (*readlink)(struct op *op, struct node *n, uint32_t sub, struct buf *ret);
 	/* ret->handle exists already.  Directories: called after list, with O_DIRECTORY in flags, for
 	 * kinds that have both; sets ret->cache_dir. */

@@ -617,6 +617,19 @@ def test_ls_l_asks_an_image_without_labels_for_none(tmp_path, mount):
     assert (m.path / ".control/errors").read_text() == ""
 
 
+def test_a_path_through_symbolic_links_costs_nothing_once_they_are_known(tmp_path, mount):
+    write_layout(tmp_path / "a", {"1.0": Image([Layer([directory("usr"), directory("usr/lib"), file("usr/lib/f", "x"),
+                                                       symlink("lib", "usr/lib"), symlink("usr/lib/g", "f")])])})
+    m = mount(f"dir:{tmp_path}")
+    top = m.path / "a/1.0/rootfs"
+    assert (top / "lib/g").stat().st_size == 1 and os.readlink(top / "lib") == "usr/lib"
+    before = m.stats()["fuse_ops"]
+    for _ in range(1000):
+        assert (top / "lib/g").stat().st_size == 1
+        assert os.readlink(top / "lib") == "usr/lib" and os.readlink(top / "usr/lib/g") == "f"
+    assert m.stats()["fuse_ops"] - before < 50
+
+
 def test_our_own_xattrs_answer_but_are_not_listed(default_mount):
     path = default_mount.path / "oci" / "1.0" / "rootfs" / "etc" / "passwd"
     layer = os.getxattr(path, "user.oci.layer").decode()
