@@ -605,6 +605,7 @@ def test_ls_l_asks_an_image_without_labels_for_none(tmp_path, mount):
     plain, labels = (m.path / "a" / tag / "rootfs" for tag in ("plain", "labels"))
     assert os.getxattr(labels / "l", "security.selinux") == b"system_u:object_r:etc_t:s0"
     assert os.getxattr(labels / "a", "system.posix_acl_access") == acl
+    assert len(os.listdir(plain)) == 500                          # all of the tree is there
     for path, eno in ((labels / "f000", errno.ENODATA), (plain / "f000", errno.EOPNOTSUPP)):
         for name in ("security.selinux", "system.posix_acl_access", "system.posix_acl_default"):
             with pytest.raises(OSError) as e:
@@ -613,7 +614,7 @@ def test_ls_l_asks_an_image_without_labels_for_none(tmp_path, mount):
     assert subprocess.run(["ls", "-l", labels], check=True, capture_output=True, text=True).stdout.count("\n") == 503
     before = m.stats()["fuse_ops"]
     assert subprocess.run(["ls", "-l", plain], check=True, capture_output=True, text=True).stdout.count("\n") == 501
-    assert m.stats()["fuse_ops"] - before < 50
+    assert m.stats()["fuse_ops"] - before < 700                   # not 1000 and more; 500 if the kernel has just lost all names
     assert (m.path / ".control/errors").read_text() == ""
 
 
