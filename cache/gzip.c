@@ -62,6 +62,13 @@ static void gzip_close(void *st)
 	free(g);
 }
 
+static void gzip_reset(void *st)
+{
+	struct gzip *g = st;
+
+	*g = (struct gzip){ .d = g->d };
+}
+
 static void *gzip_open(void)
 {
 	struct gzip *g = calloc(1, sizeof(*g));
@@ -295,6 +302,7 @@ const struct inflate_ops inflate_gzip_ops = {
 	.format = INFLATE_GZIP,
 	.open = gzip_open,
 	.close = gzip_close,
+	.reset = gzip_reset,
 	.step = gzip_step,
 	.end = gzip_end,
 	.save = gzip_save,

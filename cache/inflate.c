@@ -58,6 +58,14 @@ struct inflate *inflate_free(struct inflate *z)
 	return NULL;
 }
 
+void inflate_restart(struct inflate *z)
+{
+	z->format = INFLATE_UNSET;
+	z->in = z->out = 0;
+	z->head_len = 0;
+	z->failed = 0;
+}
+
 enum inflate_format inflate_format(const struct inflate *z)
 {
 	return z->format;
@@ -80,12 +88,22 @@ size_t inflate_memory(const struct inflate *z)
 
 static errint_t set_format(struct inflate *z, enum inflate_format fmt, struct err *e)
 {
+	const struct inflate_ops *ops = fmt == INFLATE_PLAIN ? NULL :
+					fmt == INFLATE_GZIP ? &inflate_gzip_ops : &inflate_zstd_ops;
+
 	z->format = fmt;
-	if (fmt == INFLATE_PLAIN)
+	if (z->st && ops && z->ops == ops) {	/* of the stream before */
+		ops->reset(z->st);
 		return 0;
-	z->ops = fmt == INFLATE_GZIP ? &inflate_gzip_ops : &inflate_zstd_ops;
-	z->st = z->ops->open();
-	z->piece = malloc(INFLATE_PIECE);
+	}
+	if (z->st)
+		z->ops->close(steal_ptr(&z->st));
+	z->ops = ops;
+	if (!ops)
+		return 0;
+	z->st = ops->open();
+	if (!z->piece)
+		z->piece = malloc(INFLATE_PIECE);
 	if (!z->st || !z->piece)
 		return err_errno(e, ENOMEM, "decompressor");
 	return 0;

@@ -43,6 +43,8 @@ struct inflate;
 struct inflate *inflate_new(inflate_sink_fn sink, void *ctx);
 struct inflate *inflate_free(struct inflate *z);
 DEFINE_CLEANUP(struct inflate *, inflate_free)
+/* Another stream begins, whatever became of the last one; its memory is used again. */
+void inflate_restart(struct inflate *z);
 
 /* len 0 after a resume hands out what the state still holds. */
 errint_t inflate_push(struct inflate *z, const void *data, size_t len, struct err *e) _must_check_;

@@ -24,6 +24,7 @@ struct inflate_ops {
 	enum inflate_format format;
 	void *(*open)(void);	/* NULL: no memory */
 	void (*close)(void *st);
+	void (*reset)(void *st);	/* as fresh from open() */
 	errint_t (*step)(void *st, struct inflate_io *io, struct err *e);
 	/* No more input comes: -EBADMSG when the stream cannot end here. */
 	errint_t (*end)(void *st, struct err *e);

@@ -89,7 +89,8 @@ struct granule_fill {
 	size_t n_chunks, cur;		/* of all granules; the one that is awaited */
 	uint64_t in;			/* place in the blob */
 	uint64_t member_end;		/* of the present member's bytes that may be needed */
-	struct inflate *z;		/* NULL: between two members */
+	struct inflate *z;		/* for all members, one after the other; NULL: none yet */
+	bool in_member;
 	size_t got;			/* of the current chunk */
 	struct digest_ctx *sum;
 	struct buf data;		/* of the present granule */
@@ -180,9 +181,10 @@ static errint_t begin_member(struct granule_fill *f, struct err *e)
 {
 	const struct toc_chunk *c = &f->chunks[f->cur];
 
-	f->z = inflate_new(member_bytes, f);
-	if (!f->z)
+	if (!f->z && !(f->z = inflate_new(member_bytes, f)))
 		return err_errno(e, ENOMEM, "decompressor");
+	inflate_restart(f->z);
+	f->in_member = true;
 	f->done = false;
 	f->member_end = 0;
 	for (size_t i = f->cur; i < f->n_chunks && f->chunks[i].in == c->in; i++)
@@ -212,7 +214,7 @@ static errint_t push_member(struct granule_fill *f, const uint8_t *p, size_t n, 
 		r = -EBADMSG;
 	}
 	if (r == 0 && f->done)
-		f->z = inflate_free(f->z);
+		f->in_member = false;
 	return r;
 }
 
@@ -225,10 +227,10 @@ static errint_t blob_bytes(void *ctx, const void *data, size_t len, struct err *
 	while (r == 0 && len && current(f) && f->granule < f->end) {
 		uint64_t n;
 
-		if (!f->z && f->in < current(f)->in) {
+		if (!f->in_member && f->in < current(f)->in) {
 			n = MIN_OF(len, current(f)->in - f->in);
 		} else {
-			r = f->z ? 0 : begin_member(f, e);
+			r = f->in_member ? 0 : begin_member(f, e);
 			n = r == 0 ? MIN_OF(len, f->member_end - f->in) : 0;
 			if (r == 0)
 				r = push_member(f, p, n, e);
@@ -284,7 +286,7 @@ static void fill_reset(struct granule_fill *f)
 	free(steal_ptr(&f->chunks));
 	buf_done(&f->data);
 	f->n_chunks = f->cur = f->got = 0;
-	f->done = f->wrong = false;
+	f->in_member = f->done = f->wrong = false;
 }
 
 static errint_t attempt(struct granule_fill *f, const struct ca_source *src, struct err *e)

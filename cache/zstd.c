@@ -43,6 +43,14 @@ static void *zst_open(void)
 	return z;
 }
 
+static void zst_reset(void *st)
+{
+	struct zst *z = st;
+
+	(void)ZSTD_DCtx_reset(z->d, ZSTD_reset_session_only);
+	z->mid = false;
+}
+
 static errint_t zst_error(size_t r, struct err *e)
 {
 	switch (ZSTD_getErrorCode(r)) {
@@ -109,6 +117,7 @@ const struct inflate_ops inflate_zstd_ops = {
 	.format = INFLATE_ZSTD,
 	.open = zst_open,
 	.close = zst_close,
+	.reset = zst_reset,
 	.step = zst_step,
 	.end = zst_end,
 	.save = zst_save,

@@ -308,6 +308,40 @@ TEST(failure_is_sticky)
 	CHECK_ERR(inflate_end(z, NULL), -EBADMSG);
 }
 
+/* Streams of all formats, whole, cut off and damaged, one after the other through one decoder. */
+TEST(another_stream_begins_as_if_nothing_had_been)
+{
+	struct buf in[3] = { BUF_INIT(MANY), BUF_INIT(MANY), BUF_INIT(MANY) };
+	_cleanup_buf_ struct buf data = BUF_INIT(MANY), out = BUF_INIT(MANY);
+	_cleanup_(inflate_freep) struct inflate *z = inflate_new(collect, &out);
+
+	fill_mixed(&data, 700000, 5);
+	(void)buf_add(&in[0], data.data, data.len);
+	add_gzip(&in[1], &data, 6);
+	add_frame(&in[2], data.data, data.len, 3);
+	for (unsigned i = 0; i < 36; i++) {
+		const struct buf *b = &in[i % 3 * (i / 6 + 1) % 3];
+		bool cut = i % 4 == 1;
+
+		inflate_restart(z);
+		buf_clear(&out);
+		CHECK_EQ_INT(inflate_out(z), 0);
+		if (i % 4 == 2)
+			CHECK_ERR(inflate_push(z, "\x1f\x8b\x08\xff\0\0\0\0\0\0\0", 11, NULL), -EBADMSG);
+		if (i % 4 == 2)
+			inflate_restart(z);
+		errint_t r = push_all(z, b->data, cut ? b->len / 2 : b->len, 10000, NULL);
+		if (cut && b != &in[0])
+			CHECK_ERR(r, -EBADMSG);
+		else
+			CHECK_OK(r);
+		if (!cut)
+			CHECK(same(&out, &data));
+	}
+	for (size_t i = 0; i < 3; i++)
+		buf_done(&in[i]);
+}
+
 TEST(zstd_frames)
 {
 	_cleanup_buf_ struct buf data = BUF_INIT(MANY), in = BUF_INIT(MANY), out = BUF_INIT(MANY);
