@@ -6,6 +6,7 @@
  * neither HOME nor PATH, so both are supplied before anything looks for them.
  */
 #include <fcntl.h>
+#include <malloc.h>
 #include <pwd.h>
 #include <signal.h>
 
@@ -220,12 +221,27 @@ static int dispatch(int argc, char **argv)
 	return cmd_mount(argc, argv);
 }
 
+#define HEAPS_MIN 2
+#define HEAPS_MAX 8
+
+/* Buffers for parts of layers are made and freed on many threads, and each heap of glibc's keeps some
+ * of what it had: so no more heaps than threads that can run. */
+static void limit_heaps(void)
+{
+#ifdef __GLIBC__
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	(void)mallopt(M_ARENA_MAX, (int)MIN_OF(MAX_OF(cores, (long)HEAPS_MIN), (long)HEAPS_MAX));
+#endif
+}
+
 int main(int argc, char **argv)
 {
 	const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
 	const char *name = slash ? slash + 1 : argc > 0 ? argv[0] : "registryfs";
 	int status;
 
+	limit_heaps();
 	fill_standard_files();
 	(void)signal(SIGPIPE, SIG_IGN);
 	supply_environment();
