@@ -39,6 +39,7 @@ struct gzip {
 	enum phase phase;
 	bool seen;			/* a whole member has been read */
 	bool entered;			/* the present member in its middle: its CRC is not known */
+	unsigned starts;
 	uint8_t raw[HEADER_BYTES];	/* of the header or trailer, the first `have` bytes */
 	uint32_t have;
 	uint32_t left;			/* of the extra field */
@@ -99,6 +100,7 @@ static void next_part(struct gzip *g, enum phase done)
 		g->phase = GZ_HCRC;
 	else {
 		g->phase = GZ_BODY;
+		g->starts++;
 		rawinf_reset(g->d);
 	}
 }
@@ -298,6 +300,18 @@ errint_t gzip_enter(void *st, uint8_t byte, unsigned bits, const void *window, s
 	return rawinf_enter(g->d, byte, bits, window, len, e);
 }
 
+static unsigned gzip_starts(const void *st)
+{
+	return ((const struct gzip *)st)->starts;
+}
+
+static bool gzip_between(const void *st)
+{
+	const struct gzip *g = st;
+
+	return g->phase == GZ_HEADER && g->have == 0 && g->seen;
+}
+
 const struct inflate_ops inflate_gzip_ops = {
 	.format = INFLATE_GZIP,
 	.open = gzip_open,
@@ -307,4 +321,6 @@ const struct inflate_ops inflate_gzip_ops = {
 	.end = gzip_end,
 	.save = gzip_save,
 	.load = gzip_load,
+	.starts = gzip_starts,
+	.between = gzip_between,
 };

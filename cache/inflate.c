@@ -27,6 +27,7 @@ struct inflate {
 	uint64_t in, out;
 	uint8_t head[SNIFF_BYTES];	/* the first bytes, until they are enough */
 	size_t head_len;
+	bool taking;			/* the rest of what was decoded elsewhere comes yet */
 	errint_t failed;		/* sticky */
 	uint8_t *piece;
 };
@@ -84,6 +85,16 @@ uint64_t inflate_out(const struct inflate *z)
 size_t inflate_memory(const struct inflate *z)
 {
 	return z->st && z->ops->memory ? z->ops->memory(z->st) : 0;
+}
+
+unsigned inflate_starts(const struct inflate *z)
+{
+	return z->st ? z->ops->starts(z->st) : 0;
+}
+
+bool inflate_between(const struct inflate *z)
+{
+	return z->st && !z->failed && z->ops->between(z->st);
 }
 
 static errint_t set_format(struct inflate *z, enum inflate_format fmt, struct err *e)
@@ -222,6 +233,33 @@ errint_t inflate_push(struct inflate *z, const void *data, size_t len, struct er
 	return r;
 }
 
+static errint_t take(struct inflate *z, uint64_t in_len, const uint8_t *out, size_t len, struct err *e)
+{
+	errint_t r;
+
+	z->in += in_len;
+	do {
+		size_t n = MIN_OF(len, room(z));
+
+		z->taking = n < len;
+		r = emit(z, 0, out, n, e);
+		out += n;
+		len -= n;
+	} while (r == 0 && len);
+	z->taking = false;
+	return r;
+}
+
+errint_t inflate_take(struct inflate *z, uint64_t in_len, const void *out, size_t out_len, struct err *e)
+{
+	if (!inflate_between(z))
+		return err_set(e, EINVAL, ERR_BUG, "the stream is within a member");
+	errint_t r = take(z, in_len, out, out_len, e);
+	if (r < 0)
+		z->failed = r;
+	return r;
+}
+
 static errint_t end(struct inflate *z, struct err *e)
 {
 	if (z->format == INFLATE_UNSET) {
@@ -246,7 +284,7 @@ bool inflate_checkpoint(struct inflate *z, uint64_t *ret_in, uint64_t *ret_out, 
 {
 	size_t old = state->len;
 
-	if (z->failed || z->format == INFLATE_UNSET)
+	if (z->failed || z->format == INFLATE_UNSET || z->taking)
 		return false;
 	if (z->ops && (!z->ops->save(z->st, state) || state->len - old > INFLATE_STATE_MAX)) {
 		state->len = old;

@@ -55,6 +55,13 @@ uint64_t inflate_in(const struct inflate *z);	/* bytes pushed and consumed so fa
 uint64_t inflate_out(const struct inflate *z);
 size_t inflate_memory(const struct inflate *z);	/* the part that the stream chooses */
 
+/* gzip members and zstd frames: how many have begun, and whether the stream stands between two. */
+unsigned inflate_starts(const struct inflate *z);
+bool inflate_between(const struct inflate *z);
+/* Between two: the next in_len bytes, whole members or frames, have been decoded elsewhere to out. */
+errint_t inflate_take(struct inflate *z, uint64_t in_len, const void *out, size_t out_len, struct err *e)
+	_must_check_;
+
 /* A checkpoint at the present place, if there can be one: false = not here.  Appends the state
  * (compressed by zstd or raw, self-describing) to *state. */
 bool inflate_checkpoint(struct inflate *z, uint64_t *ret_in, uint64_t *ret_out, struct buf *state);

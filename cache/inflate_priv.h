@@ -33,6 +33,8 @@ struct inflate_ops {
 	/* On a fresh state.  len 0: the start of a stream, a member or a frame. */
 	errint_t (*load)(void *st, uint64_t in, const void *state, size_t len, struct err *e);
 	size_t (*memory)(const void *st);	/* NULL: little */
+	unsigned (*starts)(const void *st);	/* of members or frames, so far */
+	bool (*between)(const void *st);	/* two of them, or at the end */
 };
 
 extern const struct inflate_ops inflate_gzip_ops;

@@ -15,15 +15,17 @@
  * the first opportunity from CHECKPOINT_SLACK before such a multiple (zlib) or every FRAME_SPACING
  * (zstd). When the states outgrow LAYER_STATES_MAX, every other one is dropped: a running fill has
  * bounded memory, and very large layers have coarser access.  Memory: input block, piece, queue (1
- * MiB), states (4 MiB), and what the layer chooses: zstd's window (128 MiB at most), tar headers
- * (TAR_META_MAX each) and the tree builder (tree_bytes_max); layer_gate.h bounds the sum.
+ * MiB), states (4 MiB), what is decoded ahead (inflate_ahead.h), and what the layer chooses: zstd's
+ * window (128 MiB at most), tar headers (TAR_META_MAX each) and the tree builder (tree_bytes_max);
+ * layer_gate.h bounds the sum.
  *
- * Threads: the caller's, and where a core is likely to be idle a second one for the hashes, the span
- * CRCs and the writing (layer_side.h), which is about 40 % of the work.
+ * Threads: the caller's; those of inflate_ahead.h, which inflate only; and where a core is likely to
+ * be idle one for the hashes, the span CRCs and the writing (layer_side.h), about 40 % of the work.
  */
 #include <string.h>
 
 #include "cache/crc.h"
+#include "cache/inflate_ahead.h"
 #include "cache/layer_gate.h"
 #include "cache/layer_priv.h"
 #include "cache/layer_side.h"
@@ -46,6 +48,7 @@ struct fill {
 	struct layer_sums sums;	/* the side's, see below */
 	struct digest_ctx *diff;
 	struct inflate *z;
+	struct ahead *ahead;	/* in front of z */
 	struct tar_reader *tar;
 	struct tree_builder *tree;
 	struct side *side;	/* NULL: no second thread */
@@ -215,7 +218,7 @@ static errint_t tar_entry(void *ctx, const struct tree_entry *en, struct err *e)
 static errint_t may_go_on(struct fill *f, struct err *e)
 {
 	uint64_t bytes = tree_builder_bytes(f->tree) + tar_reader_bytes(f->tar) +
-			 inflate_memory(f->z);
+			 inflate_memory(f->z) + inflate_ahead_memory(f->ahead);
 	errint_t r = layer_check_cancel(f->cancel, e);
 
 	if (r == 0 && inflate_out(f->z) > (uint64_t)layer_units_max * CA_SPAN_BYTES)
@@ -260,26 +263,43 @@ static errint_t decoded(struct fill *f, errint_t r, const struct err *why, struc
 	return r;
 }
 
-static errint_t decode(struct fill *f, const uint8_t *p, size_t len, struct err *e)
+/* Decodes, or (out) takes what has been decoded ahead; hashes in any case. */
+static errint_t decode(struct fill *f, const uint8_t *p, size_t len, const void *out, size_t out_len,
+		       struct err *e)
 {
 	struct err why = { 0 };
 	errint_t r = 0;
 
 	f->cur = p;
 	f->cur_off = f->hashed;
-	if (!f->broken)
-		r = decoded(f, inflate_push(f->z, p, len, &why), &why, e);
+	if (!f->broken) {
+		r = out ? inflate_take(f->z, len, out, out_len, &why) : inflate_push(f->z, p, len, &why);
+		r = decoded(f, r, &why, e);
+	}
 	if (r == 0)
 		hash_up_to(f, f->cur_off + len);
 	return r;
 }
+
+static errint_t on_push(void *ctx, const void *data, size_t len, struct err *e)
+{
+	return decode(ctx, data, len, NULL, 0, e);
+}
+
+static errint_t on_take(void *ctx, const void *data, size_t len, const void *out, size_t out_len,
+			struct err *e)
+{
+	return decode(ctx, data, len, out, out_len, e);
+}
+
+static const struct ahead_ops ahead_ops = { .push = on_push, .take = on_take };
 
 static errint_t flush_block(struct fill *f, struct err *e)
 {
 	size_t len = f->block_len;
 
 	f->block_len = 0;
-	return len ? decode(f, f->block, len, e) : 0;
+	return len ? inflate_ahead_push(f->ahead, f->block, len, e) : 0;
 }
 
 static errint_t integrity(const struct fill *f, const char *what, struct err *e)
@@ -305,7 +325,7 @@ static errint_t fill_sink(void *ctx, const void *data, size_t len, struct err *e
 	if (r < 0)
 		return r;
 	if (len >= INPUT_BLOCK / 2)
-		return flush_block(f, e) ?: decode(f, data, len, e);
+		return flush_block(f, e) ?: inflate_ahead_push(f->ahead, data, len, e);
 	memcpy(f->block + f->block_len, data, len);
 	f->block_len += len;
 	return 0;
@@ -318,6 +338,8 @@ static errint_t end_streams(struct fill *f, struct err *e)
 	struct err why = { 0 };
 	errint_t r = flush_block(f, e);
 
+	if (r == 0)
+		r = inflate_ahead_end(f->ahead, e);
 	if (r == 0 && !f->broken) {
 		r = inflate_end(f->z, &why);
 		if (r == 0)
@@ -406,13 +428,14 @@ static bool fill_init(struct fill *f, struct ca_store *s)
 {
 	f->diff = f->want_diff ? digest_ctx_new(f->want_diff->alg) : NULL;
 	f->z = inflate_new(inflated, f);
+	f->ahead = f->z ? inflate_ahead_new(f->z, &ahead_ops, f) : NULL;
 	f->tree = tree_builder_new();
 	f->tar = f->tree ? tar_reader_new(tar_entry, f) : NULL;
 	f->block = malloc(INPUT_BLOCK);
 	f->stride = 1;
 	buf_init(&f->states, LAYER_STATES_MAX + 2 * INFLATE_STATE_MAX);
 	span_set_init(&f->spans, s, f->want);
-	if (!layer_sums_init(&f->sums, f->want->alg) || (f->want_diff && !f->diff) || !f->z || !f->tar || !f->block)
+	if (!layer_sums_init(&f->sums, f->want->alg) || (f->want_diff && !f->diff) || !f->ahead || !f->tar || !f->block)
 		return false;
 	if (grow_units(f, NULL) < 0)
 		return false;
@@ -430,6 +453,7 @@ static void fill_done(struct fill *f)
 	free(f->block);
 	(void)tar_reader_free(f->tar);
 	(void)tree_builder_free(f->tree);
+	(void)inflate_ahead_free(f->ahead);
 	(void)inflate_free(f->z);
 	(void)digest_ctx_free(f->diff);
 	layer_sums_done(&f->sums);

@@ -18,6 +18,7 @@
 struct zst {
 	ZSTD_DCtx *d;
 	bool mid;	/* inside a frame */
+	unsigned starts;
 };
 
 static void zst_close(void *st)
@@ -73,6 +74,7 @@ static errint_t zst_step(void *st, struct inflate_io *io, struct err *e)
 	if (!z->mid && !in.size)
 		return 0;
 	do {
+		z->starts += !z->mid;
 		size_t r = ZSTD_decompressStream(z->d, &out, &in);
 
 		if (ZSTD_isError(r))
@@ -100,6 +102,16 @@ static bool zst_save(void *st, struct buf *ret _unused_)
 	return !z->mid;
 }
 
+static unsigned zst_starts(const void *st)
+{
+	return ((const struct zst *)st)->starts;
+}
+
+static bool zst_between(const void *st)
+{
+	return !((const struct zst *)st)->mid;
+}
+
 static size_t zst_memory(const void *st)
 {
 	const struct zst *z = st;
@@ -123,6 +135,8 @@ const struct inflate_ops inflate_zstd_ops = {
 	.save = zst_save,
 	.load = zst_load,
 	.memory = zst_memory,
+	.starts = zst_starts,
+	.between = zst_between,
 };
 
 errint_t inflate_pack(const void *data, size_t len, struct buf *ret)

@@ -41,6 +41,7 @@ struct buf;
 	X(LAYERS_INDEXED, "layers_indexed", counter, "layers streamed and indexed")               \
 	X(LAYER_BYTES_IN, "layer_bytes_compressed", counter, "compressed layer bytes inflated")   \
 	X(LAYER_BYTES_OUT, "layer_bytes_inflated", counter, "layer bytes after inflating")        \
+	X(INFLATED_AHEAD, "layer_bytes_ahead", counter, "of these, inflated by other threads")    \
 	X(SPANS_REFILLED, "spans_refilled", counter, "evicted spans fetched again")               \
 	X(TOC_LAYERS, "toc_layers", counter, "layers read by their table of contents")            \
 	X(TOC_FALLBACKS, "toc_fallbacks", counter, "layers streamed as theirs was unusable")      \
