@@ -38,6 +38,7 @@
 _Static_assert(SIDE_PIECE_BYTES >= INFLATE_PIECE, "a piece fits a slot");
 
 #define INPUT_BLOCK (128u << 10)	/* small pieces from the source are collected to this */
+#define SIDE_EVERY (4 * INFLATE_PIECE)	/* how often a second thread is asked for */
 #define CHECKPOINT_SLACK INFLATE_PIECE
 #define FRAME_SPACING (CA_SPAN_BYTES / 8) /* zstd: a frame's start needs no state, so have more */
 
@@ -235,7 +236,8 @@ static errint_t inflated(void *ctx, const void *data, size_t len, struct err *e)
 
 	if (r < 0)
 		return r;
-	if (!f->side && off == INFLATE_PIECE)	/* small layers are not worth a thread */
+	/* Small layers are not worth a thread; large ones may get one that another layer has given back. */
+	if (!f->side && off && off % SIDE_EVERY == 0)
 		f->side = side_new(on_side, f);
 	give(f, INFLATED, off, data, len);
 	r = tar_reader_push(f->tar, data, len, e);
