@@ -91,3 +91,12 @@ def test_the_report_shows_medians_ratios_and_whether_an_aim_is_reached(tmp_path)
     said = {line.split("|")[1].split(":")[0].strip(): line.split("|")[5].strip() for line in text.splitlines() if "reached" in line}
     assert said == {"file of the last layer": "reached", "file of the first layer": "reached", "find": "reached",
                     "read all files": "not reached"}
+
+
+def test_the_aims_of_other_formats_are_beside_the_plain_image_and_stargz_store(tmp_path):
+    s = section([], tmp_path)
+    s.figures = {"registryfs, gzip": {"all": [4] * 3, "all MiB": [100] * 3},
+                 "registryfs, soci": {"first": [0.05] * 3, "first MiB": [2.5] * 3, "all": [4] * 3, "find": [1] * 3},
+                 peers.StargzStore.name: {"find": [0.8] * 3}}
+    assert [(what, value <= aim) for what, aim, value, _ in limits.aims(s)] == [
+        ("soci: first file", True), ("soci: MiB for it", False), ("soci: read all files", True), ("soci: find", False)]

@@ -135,6 +135,10 @@ class Tool:
         """The directories that it keeps the image in, or nothing."""
         return []
 
+    def streams(self):
+        """Whether layers were read whole although the format says where everything is, as far as the tool tells."""
+        return False
+
     def stop(self):
         """Ends what open() started and keeps what is on disk, where can_restart."""
         self.close()
@@ -156,7 +160,13 @@ class Registryfs(Tool):
             subprocess.run([self.bench.program, "-o", f"cache={self.scratch}/cache", self.bench.registry.url, self.mnt],
                            check=True, env=self.env, stdout=log, stderr=log)
         self.pid = json.loads((self.mnt / ".control/info.json").read_text())["pid"]
+        proc.go_first(self.pid)
         return self.mnt / "app" / self.tag / "rootfs"
+
+    def streams(self):
+        said = proc.run("getfattr", "--only-values", "-n", "user.registryfs.lazy", self.mnt / "app" / self.tag / "layers/00",
+                        deadline=time.monotonic() + 10, check=False)
+        return said.out.strip() in (b"", b"streamed")
 
     def rss(self):
         return proc.daemon_peak(self.pid)

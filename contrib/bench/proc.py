@@ -43,9 +43,21 @@ def until(deadline):
         signal.signal(signal.SIGALRM, before)
 
 
+first = False       # bench.py --first
+
+
+def go_first(pid="self"):
+    """Every session is a group of its own to the scheduler (autogroup): nice is not enough."""
+    if first:
+        pathlib.Path(f"/proc/{pid}/autogroup").write_text("-20")
+
+
 def start(command, out=subprocess.DEVNULL, errors=subprocess.DEVNULL, env=None):
-    return subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=env,
-                            start_new_session=True)
+    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=env,
+                               start_new_session=True)
+    with contextlib.suppress(ProcessLookupError):
+        go_first(process.pid)
+    return process
 
 
 def end(process, sig=signal.SIGKILL):

@@ -83,7 +83,7 @@ def aims(section):
     rows = limits.aims(section)
     if not rows:
         return []
-    return ["", "| Aim of registryfs | at most, s | measured, s | ratio | |", "|---" * 5 + "|",
+    return ["", "| Aim of registryfs | at most | measured | ratio | |", "|---" * 5 + "|",
             *(f"| {what}: {words} | {number(aim)} | {number(value)} | {value / aim:.2f} | {'reached' if value <= aim else 'not reached'} |"
               for what, aim, value, words in rows)]
 

@@ -174,6 +174,8 @@ class Section:
                     cpu = tool.cpu()
                     if cpu is not None and part != "all":
                         self.note(tool, f"{part} cpu", cpu)
+                if kind.tag != "1.0" and tool.streams():
+                    self.remark(f"{kind.name} read whole layers")
             finally:
                 tool.close()
             self.traffic(tool, parts, mark)
