@@ -33,7 +33,7 @@
 #define TREE_PATH_MAX 4096
 #define TREE_LAYERS_MAX 1024
 #define TREE_BYTES_MIN (256u << 20)	/* what one tree may take while it is built: TREE_BYTES_PART of */
-#define TREE_BYTES_MAX (2u << 30)	/* the machine's memory, but not less and not more than this */
+#define TREE_BYTES_MAX (2u << 30)	/* machine_memory(), but not less and not more than this */
 #define TREE_BYTES_PART 8
 #define TREE_MERGE_NODES_MAX TREE_NODES_MAX	/* entries of all layers of an image together */
 /* Part of the names under which trees are kept: one more whenever the format, or what a tar archive

@@ -8,9 +8,9 @@
 #include "cache/tree_write.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "util/hmap.h"
+#include "util/machine.h"
 
 #define INDEX_CAP_MIN 64
 
@@ -19,11 +19,9 @@ size_t tree_bytes_set;
 /* One tree in a hundred thousand needs more than the least; a machine that can spare it need not refuse that. */
 size_t tree_bytes_max(void)
 {
-	uint64_t pages = (uint64_t)MAX_OF(sysconf(_SC_PHYS_PAGES), 0L), size = (uint64_t)MAX_OF(sysconf(_SC_PAGESIZE), 0L);
-
 	if (tree_bytes_set)
 		return tree_bytes_set;
-	return (size_t)MIN_OF(MAX_OF(pages * size / TREE_BYTES_PART, (uint64_t)TREE_BYTES_MIN), (uint64_t)TREE_BYTES_MAX);
+	return (size_t)MIN_OF(MAX_OF(machine_memory() / TREE_BYTES_PART, (uint64_t)TREE_BYTES_MIN), (uint64_t)TREE_BYTES_MAX);
 }
 
 errint_t tree_vec_grow(void *vec, size_t *cap, size_t n, size_t max, size_t elem)
