@@ -103,9 +103,10 @@ errint_t ca_layer_fill(struct ca_store *s, const struct digest *d, uint64_t size
 struct ca_layer *ca_layer_ref(struct ca_layer *l);
 struct ca_layer *ca_layer_unref(struct ca_layer *l);
 DEFINE_CLEANUP(struct ca_layer *, ca_layer_unref)
-/* A reference.  Read when it is first asked for, and again after ca_tree_build has let go of it.
+/* A reference.  Read when nobody else has it, shared while somebody does.
  * -EBADMSG: it was damaged and has been dropped; release l, get and fill the layer again. */
 errint_t ca_layer_tree(struct ca_layer *l, struct tree **ret, struct err *e) _must_check_;
+uint64_t ca_layer_tree_bytes(const struct ca_layer *l);	/* what that takes */
 bool ca_layer_is_condemned(const struct ca_layer *l);	/* something has said -EBADMSG about it */
 uint64_t ca_layer_size(const struct ca_layer *l);	/* of the uncompressed tar */
 /* Reads from the uncompressed tar (or, from CA_TOC_DATA on, from the chunks), at most up to the end
@@ -201,8 +202,9 @@ errint_t ca_layer_twin(struct ca_layer *l, uint64_t off, struct ca_layer *stream
  * data offsets differ. */
 errint_t ca_tree_get(struct ca_store *s, const struct digest *manifest, const uint32_t *how, size_t n,
 		     struct tree **ret, struct err *e) _must_check_;
-/* Merges and keeps; local work only, but can take long for huge images: run it on a pool.  The layers'
- * own trees leave memory unless somebody else has them.  -EBADMSG: one of the layers is condemned. */
+/* Merges and keeps; local work only, but can take long for huge images: run it on a pool.  -EFBIG (LIMIT):
+ * the layers' trees, which are all needed at once, or the merged one are too large.  -EBADMSG: one of the
+ * layers is condemned. */
 errint_t ca_tree_build(struct ca_store *s, const struct digest *manifest, struct ca_layer *const *layers,
 		       size_t n, struct tree **ret, struct cancel *c, struct err *e) _must_check_;
 

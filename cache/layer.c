@@ -3,8 +3,8 @@
  *
  * An open layer holds the object of kind CA_LAYER (for the checkpoint states, which are read when a
  * span is filled again) and the tables of units and spans.  The bytes of the tar are in objects of
- * kind CA_SPAN; who misses one is told which.  The tree is read when somebody asks for it: reading
- * files of a merged tree takes none, and when a merged tree has been made the trees of its layers go.
+ * kind CA_SPAN; who misses one is told which.  The tree is read when somebody asks for it, and is
+ * gone when nobody has it any more: reading files of a merged tree takes none.
  *
  * The spans that were filled last are kept open for a while (a small ring, the same lock): whoever
  * waited for one comes back for it a little later, and meanwhile others may fill so many that it
@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "cache/crc.h"
+#include "cache/tree_image.h"
 #include "util/hmap.h"
 
 #define COPY_BYTES (256u << 10)
@@ -219,7 +220,7 @@ errint_t layer_object_put(struct ca_store *s, enum ca_kind kind, const char *key
 static void layer_free(struct ca_layer *l)
 {
 	(void)recent_forget(of_layer, l);
-	(void)tree_unref(l->tree);
+	tree_weak_forget(&l->tree);
 	(void)ca_object_unref(l->object);
 	layer_file_done(&l->file);
 	if (l->toc)
@@ -378,9 +379,14 @@ bool ca_layer_is_condemned(const struct ca_layer *l)
 
 /* ---- its tree */
 
+uint64_t ca_layer_tree_bytes(const struct ca_layer *l)
+{
+	return l->toc ? l->toc->tree_len : l->file.tree_len;
+}
+
 static errint_t read_tree(struct ca_layer *l, struct tree **ret, struct err *e)
 {
-	uint64_t len = l->toc ? l->toc->tree_len : l->file.tree_len;
+	uint64_t len = ca_layer_tree_bytes(l);
 	errint_t r = ca_object_verify(l->object, e);
 	int fd;
 
@@ -398,21 +404,16 @@ errint_t ca_layer_tree(struct ca_layer *l, struct tree **ret, struct err *e)
 
 	{
 		LOCK_SCOPE(&l->tree_lock);
-		if (!l->tree)
-			r = read_tree(l, &l->tree, e);
+		*ret = tree_weak_get(&l->tree);
+		if (!*ret)
+			r = read_tree(l, ret, e);
 		if (r == 0)
-			*ret = tree_ref(l->tree);
+			tree_weak_set(&l->tree, *ret);
 	}
 	if (r != -EBADMSG)
 		return r;
 	layer_condemn(l);
 	return err_set(e, EBADMSG, ERR_INTEGRITY, "the index of layer %s was damaged in the cache", l->key);
-}
-
-void layer_let_go_of_tree(struct ca_layer *l)
-{
-	LOCK_SCOPE(&l->tree_lock);
-	l->tree = tree_unref(l->tree);
 }
 
 /* ---- */

@@ -18,8 +18,8 @@ struct ca_layer {
 	struct layer_file file;		/* without a TOC */
 	struct toc_file *toc;		/* with one; else NULL */
 	struct ca_object *object;	/* for the states, or the chunks */
-	pthread_mutex_t tree_lock;	/* covers tree; held while it is read, so that this happens once */
-	struct tree *tree;		/* NULL: not in memory */
+	pthread_mutex_t tree_lock;	/* held while the tree is read, so that this happens once */
+	struct tree *tree;		/* weak (tree_image.h); NULL: not in memory */
 	atomic_bool condemned;
 	atomic_bool refuted;		/* a chunk was not what the TOC says */
 	atomic_uint ahead, next_granule; /* how many were fetched at once, and up to which */
@@ -80,9 +80,6 @@ errint_t layer_span_open(struct ca_layer *l, uint32_t span, struct ca_object **r
 /* The object has turned out wrong although its checksums hold: drops it, and nobody gets l any
  * more.  Only the first call for l does so. */
 void layer_condemn(struct ca_layer *l);
-
-/* Whoever wants the tree from now on reads it again. */
-void layer_let_go_of_tree(struct ca_layer *l);
 
 extern uint32_t layer_units_max;	/* LAYER_UNITS_MAX; tests lower it */
 

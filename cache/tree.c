@@ -11,12 +11,15 @@
  */
 #include "cache/tree_image.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "cache/tree_check.h"
 
 #define READ_STEP (1u << 30)	/* one pread; Linux transfers at most 2 GiB - 4 KiB */
+
+static pthread_mutex_t weak_lock = PTHREAD_MUTEX_INITIALIZER;	/* covers every weak, and what it points to; a leaf */
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
@@ -166,8 +169,48 @@ struct tree *tree_ref(struct tree *t)
 
 struct tree *tree_unref(struct tree *t)
 {
-	if (t && __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) == 0)
-		image_free(t);
+	if (!t || __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) > 0)
+		return NULL;
+	{
+		LOCK_SCOPE(&weak_lock);
+		if (t->weak)
+			*t->weak = NULL;
+	}
+	image_free(t);
+	return NULL;
+}
+
+static void forget_locked(struct tree **slot)
+{
+	if (*slot)
+		(*slot)->weak = NULL;
+	*slot = NULL;
+}
+
+void tree_weak_set(struct tree **slot, struct tree *t)
+{
+	LOCK_SCOPE(&weak_lock);
+	forget_locked(slot);
+	t->weak = slot;
+	*slot = t;
+}
+
+void tree_weak_forget(struct tree **slot)
+{
+	LOCK_SCOPE(&weak_lock);
+	forget_locked(slot);
+}
+
+/* Who has let go of the last reference comes for the lock next: what is at 0 is as good as gone. */
+struct tree *tree_weak_get(struct tree **slot)
+{
+	LOCK_SCOPE(&weak_lock);
+	struct tree *t = *slot;
+	unsigned refs = t ? __atomic_load_n(&t->refs, __ATOMIC_RELAXED) : 0;
+
+	while (refs > 0)
+		if (__atomic_compare_exchange_n(&t->refs, &refs, refs + 1, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			return t;
 	return NULL;
 }
 

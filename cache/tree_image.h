@@ -88,7 +88,14 @@ struct tree {
 	uint64_t data_bytes;
 	bool labels;		/* tree_has_labels */
 	unsigned refs;		/* atomic */
+	struct tree **weak;	/* who wants to know when it goes (tree_weak_set), or NULL */
 };
+
+/* A weak reference: *slot is t until the last reference to t is gone, then NULL.  A tree has one slot at
+ * most.  Get returns a new reference, or NULL; forget is for whose slot goes first. */
+void tree_weak_set(struct tree **slot, struct tree *t);
+void tree_weak_forget(struct tree **slot);
+struct tree *tree_weak_get(struct tree **slot);
 
 static inline uint32_t lo32(uint64_t v)
 {

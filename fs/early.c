@@ -37,6 +37,7 @@ struct early {
 	bool raw_links;
 	pthread_mutex_t lock;
 	struct tree_stack *stack;	/* NULL once settled */
+	uint64_t bytes;			/* of the trees in it */
 	struct hmap *numbers;		/* struct place -> entry number + 1 */
 	struct entry *entries;
 	size_t n, cap;
@@ -197,9 +198,24 @@ static errint_t look_up(struct early *e, uint32_t sub, const char *name, size_t 
 static errint_t take_layer(struct early *e, size_t known, struct tree *t)
 {
 	LOCK_SCOPE(&e->lock);
+	size_t len;
+	errint_t r;
+
 	if (!e->stack || tree_stack_known(e->stack) != known)
 		return 0;	/* somebody else was faster */
-	return tree_stack_push(e->stack, t);
+	r = tree_stack_push(e->stack, t);
+	if (r == 0) {
+		(void)tree_image(t, &len);
+		e->bytes += len;
+	}
+	return r;
+}
+
+/* An image that the merge will refuse for its size costs no more than this until then, or after. */
+static bool has_room(struct early *e, const struct ca_layer *l)
+{
+	LOCK_SCOPE(&e->lock);
+	return e->bytes + ca_layer_tree_bytes(l) <= EARLY_BYTES_MAX;
 }
 
 /* Takes the next layer in, or wants it and as many more as is sensible. */
@@ -212,8 +228,10 @@ static errint_t next_layer(struct op *op, struct early *e, struct image *img, si
 		_cleanup_(ca_layer_unrefp) struct ca_layer *l = NULL;
 		_cleanup_(tree_unrefp) struct tree *t = NULL;
 		size_t layer = n - 1 - known - i;
-		errint_t r = i == 0 ? need_layer_tree(op, img, layer, &t) : need_layer(op, img, layer, &l);
+		errint_t r = need_layer(op, img, layer, &l);
 
+		if (i == 0 && r == 0)
+			r = has_room(e, l) ? need_layer_tree(op, img, layer, &t) : -EAGAIN;
 		if (i == 0 && r == 0)
 			return take_layer(e, known, t);
 		if (i == 0)

@@ -24,6 +24,7 @@
 
 #define EARLY_SUB (1u << 31)	/* no tree has so many nodes */
 #define EARLY_MAX 65536		/* files known by early numbers; later ones wait for the tree */
+#define EARLY_BYTES_MAX (64u << 20)	/* trees of layers in memory meanwhile, a million entries; the same */
 
 struct early;
 /* raw_links: links show their bytes, and so need no tree.  NULL: no memory. */

@@ -393,6 +393,24 @@ def resident(m):
     return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) << 10
 
 
+def test_layers_whose_trees_are_too_large_together_are_refused_before_they_are_read(tmp_path):
+    """A layer's tree of 320 MB is fine; eight of them are 2.5 GB, more than any machine gives to one image (2 GiB)."""
+    write_layout(tmp_path / "reg" / "bad", {"1.0": hostile.large_xattrs()})
+    write_layout(tmp_path / "reg" / "good", {"1.0": GOOD})
+    with harmless_mount(f"dir:{tmp_path / 'reg'}") as m:
+        assert (m.path / "good/1.0/rootfs/etc/motd").read_text() == "still here"
+        top, before = m.path / "bad/1.0/rootfs", resident(m)
+        for name in ("l7/f00000", "l0/f00000", ""):
+            with pytest.raises(OSError) as e:
+                os.listdir(top / name) if not name else os.lstat(top / name)
+            assert e.value.errno == errno.EFBIG, name
+        check_words(m, there(m, top), words(m))
+        assert "8 layers need" in words(m)
+        assert memory_peak(m) < allowed(1536 * MIB), f"{memory_peak(m) / MIB:.0f} MiB of memory"
+        assert resident(m) - before < allowed(128 * MIB), f"{resident(m) / MIB:.0f} MiB stay"
+        assert (m.path / "good/1.0/rootfs/etc/motd").read_text() == "still here"
+
+
 @pytest.mark.long
 def test_ten_million_entries_take_less_than_100_bytes_each_and_are_listed_at_once(tmp_path):
     count, memory = 10_000_000, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -159,6 +159,16 @@ def many_entries(count=1_000_000, per_directory=1000):
     return Image([Layer.from_chunks(chunks())])
 
 
+def large_xattrs(layers=8, files=5000, size=64_000):
+    """Few entries whose attributes, all different, are `files * size` bytes a layer, and nearly nothing on the wire."""
+    def chunks(n):
+        for i in range(files):
+            value = b"%08d" % (n * files + i)
+            yield from tar_chunks([file(f"l{n}/f{i:05}", xattrs={"user.x": value + bytes(size - len(value))})], b"")
+        yield bytes(1024)
+    return Image([Layer.from_chunks(chunks(n)) for n in range(layers)])
+
+
 def gzip_bomb(size=4 << 30):
     """A file of `size` zeros: a thousand times smaller on the wire."""
     piece = bytes(1 << 20)

@@ -319,6 +319,35 @@ TEST(out_of_descriptors)
 	(void)setrlimit(RLIMIT_NOFILE, &old);
 }
 
+/* The lengths of the layers' trees are known: none is read for a sum that is too large. */
+static void check_sum_has_a_ceiling(struct dir *d, const struct digest *manifest, struct ca_layer *const l[2])
+{
+	struct ca_layer *const often[] = { l[0], l[0], l[0] };
+	struct tree *t = NULL;
+	struct err e = { 0 };
+
+	tree_bytes_set = ca_layer_tree_bytes(l[0]) + ca_layer_tree_bytes(l[1]) - 1;
+	CHECK_ERR(ca_tree_build(d->s, manifest, l, 2, &t, NULL, &e), -EFBIG);
+	CHECK_EQ_INT(e.cls, ERR_LIMIT);
+	CHECK(strstr(e.msg, "2 layers need") != NULL);
+	CHECK(!l[0]->tree && !l[1]->tree);
+	CHECK_ERR(ca_tree_build(d->s, manifest, often, 3, &t, NULL, &e), -EFBIG);	/* one tree; merging needs more */
+	CHECK(strstr(e.msg, "layers need") == NULL);
+	tree_bytes_set = 0;
+}
+
+static void check_tree_is_shared(struct ca_layer *l)
+{
+	struct tree *a = NULL, *b = NULL;
+
+	REQUIRE(ca_layer_tree(l, &a, NULL) == 0 && ca_layer_tree(l, &b, NULL) == 0);
+	CHECK(a == b && l->tree == a);
+	a = tree_unref(a);
+	CHECK(l->tree == b);
+	b = tree_unref(b);
+	CHECK(!l->tree);
+}
+
 TEST(merged_trees)
 {
 	_cleanup_buf_ struct buf low = BUF_INIT(MANY), high = BUF_INIT(MANY);
@@ -341,6 +370,7 @@ TEST(merged_trees)
 	struct cancel c = CANCEL_INIT;
 	cancel_fire(&c);
 	CHECK_ERR(ca_tree_build(d.s, &f[0].diff, l, 2, &t, &c, NULL), -ECANCELED);
+	check_sum_has_a_ceiling(&d, &f[0].diff, l);
 	CHECK_OK(ca_tree_build(d.s, &f[0].diff, l, 2, &t, NULL, NULL));
 	CHECK_EQ_INT(tree_lookup_path(t, "usr/lib/file0", 13), TREE_NONE);
 	CHECK(tree_lookup_path(t, "usr/lib/file1", 13) != TREE_NONE);
@@ -348,8 +378,12 @@ TEST(merged_trees)
 	t = tree_unref(t);
 	CHECK(!l[0]->tree && !l[1]->tree);	/* in memory once, merged */
 	CHECK_EQ_INT(count_nodes(l[0]), 8);
+	CHECK(!l[0]->tree);			/* and no longer than somebody looks */
+	check_tree_is_shared(l[0]);
+	REQUIRE(ca_layer_tree(l[0], &t, NULL) == 0);
 	(void)ca_layer_unref(l[0]);
 	(void)ca_layer_unref(l[1]);
+	t = tree_unref(t);	/* its layer has gone before */
 	dir_reopen(&d);
 	CHECK_OK(ca_tree_get(d.s, &f[0].diff, NULL, 0, &t, NULL));
 	CHECK(tree_lookup_path(t, "etc/os-release", 14) != TREE_NONE);
