@@ -56,11 +56,11 @@ bool po_readahead(struct po_readahead *ra, uint32_t at, uint32_t n, uint32_t max
 		tick(ra, r);
 		return false;
 	}
+	tick(ra, r);
 	if (at <= r->at)
 		return false;
 	r->at = at;
 	r->window = min_u32(r->window ? 2 * r->window : 1, max);
-	tick(ra, r);
 	end = at >= n ? n : at + 1 + min_u32(r->window, n - at - 1);
 	*ret_from = r->until > at ? r->until : at + 1;
 	*ret_end = end;

@@ -94,6 +94,21 @@ TEST(little_disorder_is_no_change_of_mind)
 	CHECK_EQ_INT(ra.readers[1].used, 0);
 }
 
+TEST(who_reads_within_a_piece_is_not_forgotten)
+{
+	struct po_readahead ra = { 0 };
+	uint32_t from, end;
+
+	CHECK(!read_at(&ra, 2, 8, &from, &end));
+	CHECK(read_at(&ra, 3, 8, &from, &end));
+	for (uint32_t jump = 0; jump < PO_READERS; jump++) {
+		CHECK(!read_at(&ra, 20 + 9 * jump, 8, &from, &end));
+		CHECK(!read_at(&ra, 3, 8, &from, &end));
+	}
+	CHECK(read_at(&ra, 4, 8, &from, &end));
+	CHECK_EQ_INT(end, 4 + 1 + 2);	/* the window grew: it is still the same reader */
+}
+
 TEST(the_end_and_the_clock)
 {
 	struct po_readahead ra = { .clock = UINT32_MAX - 1 };
