@@ -60,8 +60,8 @@ errint_t toc_layer_fill_granule(struct ca_layer *l, uint32_t granule, const stru
 const char *toc_granule_key(const struct ca_layer *l, uint32_t granule, char out[static CA_KEY_MAX]);
 errint_t toc_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
 			    struct cancel *c, struct err *e) _must_check_;
-/* True: the piece was about to come with a run, and has. */
-bool layer_run_wait(struct ca_layer *l, uint32_t piece, struct cancel *c);
+/* Returns when the piece is here, or is not about to come with a run.  That it is here does not say that it can be read. */
+void layer_run_wait(struct ca_layer *l, uint32_t piece, struct cancel *c);
 /* ca_layer_fill_run for streamed layers (layer_span.c). */
 errint_t layer_fill_spans(struct ca_layer *l, uint32_t first, uint32_t n, const struct ca_source *src,
 			  struct cancel *c, struct err *e) _must_check_;

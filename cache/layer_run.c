@@ -13,7 +13,8 @@
 
 #include "util/clock.h"
 
-#define POLL_NS (2 * NSEC_PER_MSEC)
+#define POLL_NS (2 * NSEC_PER_MSEC)	/* the first time; then ever longer */
+#define POLL_MAX_NS (10 * NSEC_PER_MSEC)
 #define RUN_SOON 2	/* pieces of a run that may come before the one that is waited for */
 
 uint32_t ca_layer_pieces(const struct ca_layer *l)
@@ -119,18 +120,17 @@ static bool is_soon(struct ca_layer *l, uint32_t first, uint32_t piece)
 	return before <= RUN_SOON;
 }
 
-bool layer_run_wait(struct ca_layer *l, uint32_t piece, struct cancel *c)
+void layer_run_wait(struct ca_layer *l, uint32_t piece, struct cancel *c)
 {
+	uint64_t pause = POLL_NS;
 	bool joined = false;
 	uint32_t first;
 
-	while (join_run(l, piece, &joined, &first)) {
-		if (!is_soon(l, first, piece) || cancel_sleep_ns(c, POLL_NS, NULL) < 0)
-			return false;
-		if (ca_layer_piece_here(l, piece))
-			return true;
+	while (!ca_layer_piece_here(l, piece) && join_run(l, piece, &joined, &first)) {
+		if (!is_soon(l, first, piece) || cancel_sleep_ns(c, pause, NULL) < 0)
+			return;
+		pause = MIN_OF(2 * pause, POLL_MAX_NS);
 	}
-	return joined && ca_layer_piece_here(l, piece);
 }
 
 errint_t ca_layer_fill_run(struct ca_layer *l, uint32_t first, uint32_t n, struct ca_run *run,

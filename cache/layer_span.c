@@ -361,10 +361,10 @@ errint_t ca_layer_fill_span(struct ca_layer *l, uint32_t span, const struct ca_s
 {
 	_cleanup_(ca_object_unrefp) struct ca_object *there = NULL;
 
-	if (l->toc && layer_run_wait(l, span, c))
-		return 0;
-	if (l->toc)
+	if (l->toc) {
+		layer_run_wait(l, span, c);
 		return toc_layer_fill_granule(l, span, src, c, e);
+	}
 	if (span >= l->file.n_spans)
 		return err_set(e, EINVAL, ERR_BUG, "layer %s has no span %u", l->key, span);
 	if (layer_span_open(l, span, &there) == 0) /* that it exists is not enough to read it */

@@ -601,6 +601,48 @@ TEST(readers_side_by_side)
 	rig_done(&g);
 }
 
+struct intruder {
+	struct rig *g;
+	struct ca_layer *l;
+	errint_t read;		/* as it went */
+};
+
+/* While a run is under way, somebody needs a piece of it. */
+static errint_t intrude(void *ctx, const struct digest *d, uint64_t size, uint64_t off, uint64_t len, ca_sink_fn sink,
+			void *sink_ctx, struct cancel *c, struct err *e)
+{
+	struct intruder *x = ctx;
+	struct ca_piece second;
+	uint32_t span;
+	size_t n;
+	char b;
+
+	ca_layer_piece(x->l, 1, &second);
+	x->read = ca_layer_fill_span(x->l, 1, &x->g->src, NULL, NULL);
+	if (x->read == 0)
+		x->read = ca_layer_read(x->l, second.off, &b, 1, &n, &span, NULL);
+	return x->g->src.read(x->g, d, size, off, len, sink, sink_ctx, c, e);
+}
+
+TEST(a_damaged_piece_under_a_run_is_fetched_at_once)
+{
+	struct rig g;
+	char key[CA_KEY_MAX];
+
+	rig_init(&g, 40, 250001);
+	struct ca_layer *l = rig_open(&g);
+	REQUIRE(l && ca_layer_pieces(l) > 2);
+	struct intruder x = { &g, l, -EAGAIN };
+	struct ca_source src = { intrude, &x };
+
+	CHECK_OK(ca_object_put(g.s, CA_SPAN, toc_granule_key(l, 1, key), "short", 5, NULL));
+	CHECK(ca_layer_piece_here(l, 1));
+	CHECK_OK(ca_layer_fill_run(l, 0, 2, &(struct ca_run){ 0 }, &src, NULL, NULL));
+	CHECK_OK(x.read);
+	(void)ca_layer_unref(l);
+	rig_done(&g);
+}
+
 TEST(damaged_object)
 {
 	struct rig g;
