@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
@@ -141,7 +142,7 @@ static int look(struct progress *p)
 static pid_t start_child(const char *path, int *ret_fd)
 {
 	int p[2];
-	pid_t pid;
+	pid_t self = getpid(), pid;
 
 	if (pipe2(p, O_CLOEXEC) < 0)
 		return -1;
@@ -154,6 +155,8 @@ static pid_t start_child(const char *path, int *ret_fd)
 		(void)signal(SIGTERM, SIG_DFL);
 		(void)signal(SIGHUP, SIG_DFL);
 		(void)close(p[0]);
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != self)	/* also when we are killed */
+			_exit(EINTR);
 		r = get_value(path, WARM_XATTR, text);
 		if (r == 0 && write(p[1], text, strlen(text)) < 0)
 			r = -errno;

@@ -215,6 +215,24 @@ def test_ctrl_c_ends_it_at_once(fakereg, mount, image_of, how):
     assert time.monotonic() - began < 5 and m.stats()["http_active"] == 0
 
 
+def test_a_kill_ends_it_too(fakereg, mount, image_of):
+    image = image_of("gzip")
+    fakereg.add("app", image, "1.0")
+    m = mount(fakereg.url)
+    fakereg.fault("GET", f"/v2/app/blobs/{image.layers[0].digest}", faults.slow(100_000), times=None)
+    p = subprocess.Popen([rfs.program(), "warm", m.path / "app/1.0"], env=m.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 20
+    while m.stats()["http_blob_requests"] == 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    assert p.poll() is None and m.stats()["http_active"] > 0
+    p.kill()
+    p.wait(10)
+    end = time.monotonic() + 5
+    while m.stats()["http_active"] and time.monotonic() < end:
+        time.sleep(0.02)
+    assert m.stats()["http_active"] == 0
+
+
 def test_a_terminal_shows_how_far_it_is(fakereg, mount, image_of):
     image = image_of("gzip")
     fakereg.add("app", image, "1.0")
