@@ -134,7 +134,7 @@ uint32_t ca_layer_piece_at(const struct ca_layer *l, uint64_t off);
 /* How many pieces, from 0 on, the layer's builder says are used first (the landmark of eStargz). */
 uint32_t ca_layer_first_pieces(const struct ca_layer *l);
 bool ca_layer_piece_here(struct ca_layer *l, uint32_t piece);
-/* A run on its way: the caller's, zeroed before. */
+/* A run on its way: the caller's, zeroed before the first.  It can be used again, and `waiting` goes on. */
 struct ca_run {
 	atomic_uint waiting;	/* readers who need a piece of it soon, and wait instead of asking again */
 	struct ca_run *next, **prev;	/* private from here on */

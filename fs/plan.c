@@ -325,7 +325,8 @@ static uint64_t make_runs(struct plan *p, uint64_t each, uint64_t most)
 	return sum;
 }
 
-/* One run; what the cache did not take of it is asked for again, from there. */
+/* One run; what the cache did not take of it is asked for again, from there.  Not if it took no span but
+ * the first, as on a full disk: each would bring all behind it along, for nothing. */
 static errint_t fetch_run(struct fs *fs, struct plan *p, const struct range *run, struct cancel *c, struct err *e)
 {
 	struct slot *s = &p->slots[run->slot];
@@ -338,16 +339,17 @@ static errint_t fetch_run(struct fs *fs, struct plan *p, const struct range *run
 		.hurry = &mine.waiting,
 	};
 	struct ca_source src = wire_source(&ws);
+	bool taken = true;
 	errint_t r = 0;
 
-	for (uint32_t i = run->first, end = i + run->n; r == 0 && i < end; i++) {
+	for (uint32_t i = run->first, end = i + run->n; r == 0 && taken && i < end; i++) {
 		if (ca_layer_piece_here(s->l, i))
 			continue;
-		mine = (struct ca_run){ 0 };
 		if (p->haste != PLAN_WAITED)
 			stat_inc(STAT_PREFETCH_REQUESTS);
 		r = ca_layer_fill_run(s->l, i, end - i, &mine, &src, c, e);
 		r = need_filled(fs, p->img, layer, s->l, r, e);
+		taken = ca_layer_is_lazy(s->l) || i + 1 == end || ca_layer_piece_here(s->l, i + 1);
 	}
 	if (p->haste != PLAN_WAITED)
 		stat_add(STAT_PREFETCH_BYTES, (int64_t)atomic_load(&got));
