@@ -226,6 +226,7 @@ static void layer_free(struct ca_layer *l)
 	if (l->toc)
 		toc_file_done(l->toc);
 	free(l->toc);
+	free(atomic_load(&l->twins));
 	(void)pthread_mutex_destroy(&l->tree_lock);
 	free(l);
 }

@@ -23,6 +23,7 @@ struct ca_layer {
 	atomic_bool condemned;
 	atomic_bool refuted;		/* a chunk was not what the TOC says */
 	atomic_uint ahead, next_granule; /* how many were fetched at once, and up to which */
+	struct toc_twins *_Atomic twins; /* toc_twin.c; NULL: nobody has asked */
 };
 
 /* Layer object and span object of a digest. */
