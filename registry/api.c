@@ -198,6 +198,14 @@ errint_t rg_api_get_manifest(struct rg_api *a, const char *repo, const char *ref
 	return r;
 }
 
+errint_t rg_api_origin_manifest(struct rg_api *a, const char *repo, const char *reference,
+				struct rg_manifest *ret, struct cancel *c, struct err *e)
+{
+	bool mirror;
+
+	return get_manifest(a, repo, reference, false, &mirror, ret, c, e);
+}
+
 void rg_manifest_done(struct rg_manifest *m)
 {
 	buf_done(&m->bytes);

@@ -45,6 +45,9 @@ errint_t rg_api_resolve(struct rg_api *a, const char *repo, const char *referenc
 			struct digest *ret, struct cancel *c, struct err *e) _must_check_;
 errint_t rg_api_get_manifest(struct rg_api *a, const char *repo, const char *reference,
 			     struct rg_manifest *ret, struct cancel *c, struct err *e) _must_check_;
+/* The same, never from a mirror: for who is going to change what it finds. */
+errint_t rg_api_origin_manifest(struct rg_api *a, const char *repo, const char *reference,
+				struct rg_manifest *ret, struct cancel *c, struct err *e) _must_check_;
 errint_t rg_api_get_blob(struct rg_api *a, const char *repo, const struct digest *d, uint64_t size,
 			 uint64_t off, uint64_t len, rg_sink_fn sink, void *ctx, struct cancel *c,
 			 struct err *e) _must_check_;

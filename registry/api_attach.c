@@ -45,7 +45,7 @@ static int read_index(struct rg_api *a, const char *repo, const char *tag, const
 {
 	_cleanup_(rg_manifest_done) struct rg_manifest m = { 0 };
 	_cleanup_(oci_manifest_freep) struct oci_manifest *index = NULL;
-	errint_t r = rg_api_get_manifest(a, repo, tag, &m, c, e);
+	errint_t r = rg_api_origin_manifest(a, repo, tag, &m, c, e);
 
 	buf_clear(ret);
 	if (r == -ENOENT && e->cls == ERR_NOTFOUND) {

@@ -255,7 +255,7 @@ static errint_t send_chunk(struct upload *u, uint64_t *off, struct err *e)
 	    !(reply.status == 416 && reply.upload_range))
 		return refused_part(u, &reply, e);
 	have = uploaded(reply.upload_range, &have) && have <= *off + len ? have : *off + len;
-	if (have == 1 && *off == 0 && len > 1)
+	if (have == 1 && len > 1)
 		have = 0;
 	*off = have;
 	return reply.location ? take_session(u, &reply, e) : 0;
@@ -263,16 +263,15 @@ static errint_t send_chunk(struct upload *u, uint64_t *off, struct err *e)
 
 static errint_t send_chunks(struct upload *u, struct err *e)
 {
-	unsigned idle = 0;
-	uint64_t off = 0;
+	unsigned idle = 0;		/* chunks since the registry last had more than ever */
+	uint64_t off = 0, most = 0;
 	int status = 0;
 	errint_t r = open_session(u, false, e);
 
 	while (r == 0 && !u->done && off < u->body->size) {
-		uint64_t before = off;
-
 		r = send_chunk(u, &off, e);
-		idle = off > before ? 0 : idle + 1;
+		idle = off > most ? 0 : idle + 1;
+		most = MAX_OF(most, off);
 		if (r == 0 && idle > IDLE_CHUNKS_MAX)
 			return err_set(e, EIO, ERR_NET, "%s keeps nothing of what it is sent of %s",
 				       rg_host_name(u->api->host), u->what);
@@ -322,7 +321,7 @@ static bool may_retry(const struct upload *u, unsigned attempt, const struct err
 
 static errint_t put_blob(struct upload *u, struct err *e)
 {
-	bool there = false;
+	bool there = false, again;
 	errint_t r = rg_api_has_blob(u->api, u->repo, &u->body->digest, &there, u->cancel, e);
 
 	for (unsigned attempt = 1; r == 0 && !there; attempt++) {
@@ -331,8 +330,14 @@ static errint_t put_blob(struct upload *u, struct err *e)
 		r = upload_once(u, e);
 		if (r == 0)
 			return 0;
-		if (!may_retry(u, attempt, e))
+		again = may_retry(u, attempt, e);
+		if (cancel_fired(u->cancel))
+			return err_set(e, ECANCELED, ERR_CANCELLED, "cancelled");
+		if (!again)
 			return r;
+		if (u->from)
+			set_scope(u->repo, NULL, u->scope);
+		u->from = NULL;		/* it may be that what fails is the mount */
 		stat_inc(STAT_HTTP_RETRIES);
 		r = rg_api_has_blob(u->api, u->repo, &u->body->digest, &there, u->cancel, e);
 	}
@@ -362,9 +367,10 @@ errint_t rg_api_put_blob(struct rg_api *a, const char *repo, const struct rg_bod
 static bool is_there(struct rg_api *a, const char *repo, const char *reference,
 		     const struct digest *want, struct cancel *c)
 {
-	struct digest have = { 0 };
+	_cleanup_(rg_manifest_done) struct rg_manifest m = { 0 };
 
-	return rg_api_resolve(a, repo, reference, &have, c, NULL) == 0 && digest_eq(&have, want);
+	return rg_api_origin_manifest(a, repo, reference, &m, c, NULL) == 0 &&
+	       digest_eq(&m.digest, want);
 }
 
 static errint_t refused(struct rg_api *a, const struct rg_reply *reply, const char *what, bool by_tag,

@@ -2,16 +2,18 @@
  * push.h - writing to a registry or a layout
  *
  * What a call that returned 0 has written is there; a call that failed has changed nothing that
- * anybody can see (blobs that no manifest names are the registry's to collect).  The order is the
- * caller's: blobs, then the manifest that names them, children before their index.
+ * anybody can see (blobs that no manifest names are the registry's to collect; a layout's index
+ * may be there when syncing it failed).  A blob that is there already, or that another repository
+ * of the layout has, is known by its size and not read again.  The order is the caller's: blobs,
+ * then the manifest that names them, children before their index.
  *
  * Threads, repository names, cancel tokens and errors are as in registry.h.  Besides: EACCES (AUTH)
  * for a user who may not write; EOPNOTSUPP (UNSUPPORTED) for a registry that takes no uploads; EPERM
  * (INPUT) for a tag that the registry does not let change; EBUSY when others change the same place all
  * the time; EROFS, ENOSPC and the like (LOCAL) for layouts.  Writes never go to mirrors.
  *
- * Layouts (dir:) have to exist.  A writer holds a lock on the layout's directory (flock), so that
- * two of us exclude each other; skopeo, umoci and podman, which lock nothing, read and write at the
+ * Layouts (dir:) have to exist.  A writer holds a lock on the layout's directory (flock; NFS has none
+ * for directories), so that two of us exclude each other; skopeo, umoci and podman, which lock nothing, read and write at the
  * same time: files appear whole by rename, index.json is read again when it changed meanwhile.
  */
 #pragma once
