@@ -325,9 +325,12 @@ static void say_failed(const struct image *img, const struct err *e)
 static errint_t find_index(struct fs *fs, void *arg, struct cancel *c, struct err *e)
 {
 	struct ask *a = arg;
-	struct soci *s = soci_new(a->img);
+	struct soci *s;
 	errint_t r;
 
+	if (soci_decided(a->img))
+		return 0;	/* by a flight that ended between the look of who wanted this and his wish */
+	s = soci_new(a->img);
 	if (!s)
 		return err_set(e, ENOMEM, ERR_LOCAL, "out of memory");
 	r = named_index(a->img) ? by_annotation(fs, a->img, s, c, e) : by_referrers(fs, a->img, s, c, e);
