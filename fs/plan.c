@@ -161,6 +161,20 @@ errint_t plan_add_layer(struct op *op, struct plan *p, size_t layer)
 	return plan_add_first(op, p, layer, UINT32_MAX);
 }
 
+errint_t plan_add_layers(struct op *op, struct plan *p)
+{
+	errint_t waiting = 0;
+
+	for (size_t i = 0; i < p->img->m->n_layers; i++) {
+		errint_t r = plan_add_layer(op, p, i);
+
+		if (r < 0 && r != -EINPROGRESS)
+			return r;
+		waiting = r < 0 ? r : waiting;
+	}
+	return waiting;
+}
+
 errint_t plan_add_first(struct op *op, struct plan *p, size_t layer, uint32_t n)
 {
 	uint32_t slot;

@@ -27,6 +27,7 @@ DEFINE_CLEANUP(struct plan *, plan_unref)
 /* All of these open the layers that are needed.  -EINPROGRESS: one of them has to come first; what can
  * be added is, so that all that are needed are wanted at once. */
 errint_t plan_add_layer(struct op *op, struct plan *p, size_t layer) _must_check_;
+errint_t plan_add_layers(struct op *op, struct plan *p) _must_check_;	/* every layer of the image */
 #define PLAN_MERGED SIZE_MAX
 /* The contents of file n of t and of all below it; layer: whose tree t is, or PLAN_MERGED. */
 errint_t plan_add_files(struct op *op, struct plan *p, struct tree *t, size_t layer, uint32_t n) _must_check_;

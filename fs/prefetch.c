@@ -214,20 +214,6 @@ static errint_t add_marked(struct op *op, struct image *img, struct plan *p)
 	return waiting;
 }
 
-static errint_t add_all(struct op *op, struct image *img, struct plan *p)
-{
-	errint_t waiting = 0;
-
-	for (size_t i = 0; i < img->m->n_layers; i++) {
-		errint_t r = plan_add_layer(op, p, i);
-
-		if (r < 0 && r != -EINPROGRESS)
-			return r;
-		waiting = r < 0 ? r : waiting;
-	}
-	return waiting;
-}
-
 static errint_t key_of(const char *what, const struct image *img, struct buf *out)
 {
 	char text[DIGEST_TEXT_MAX];
@@ -274,7 +260,7 @@ static errint_t fetch_first(struct op *op, struct image *img, struct tree *t)
 static errint_t fetch_all(struct op *op, struct image *img)
 {
 	_cleanup_(plan_unrefp) struct plan *p = plan_new(img);
-	errint_t r = p && op->fs->config->complete ? add_all(op, img, p) : -ENOENT;
+	errint_t r = p && op->fs->config->complete ? plan_add_layers(op, p) : -ENOENT;
 
 	return r < 0 ? r : want_once(op, img, p, "complete", QUIET_WORKS, PLAN_QUIET);
 }

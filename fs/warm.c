@@ -71,20 +71,6 @@ static errint_t check_room_first(struct op *op, struct image *img)
 
 /* ---- what it takes ---- */
 
-static errint_t add_layers(struct op *op, struct image *img, struct plan *p)
-{
-	errint_t waiting = 0;
-
-	for (size_t i = 0; i < img->m->n_layers; i++) {
-		errint_t r = plan_add_layer(op, p, i);
-
-		if (r < 0 && r != -EINPROGRESS)
-			return r;
-		waiting = r < 0 ? r : waiting;
-	}
-	return waiting;
-}
-
 static errint_t add_image(struct op *op, struct image *img, struct plan *p)
 {
 	_cleanup_(oci_config_freep) struct oci_config *c = NULL;
@@ -92,7 +78,7 @@ static errint_t add_image(struct op *op, struct image *img, struct plan *p)
 	errint_t config = op->no_wait ? 0 : need_config(op, img, &c), r = need_tree(op, img, &t);
 
 	if (r == 0)
-		r = add_layers(op, img, p);
+		r = plan_add_layers(op, p);
 	if (config < 0 && config != -ENOENT && (r == 0 || r == -EINPROGRESS))
 		return config;
 	return r;

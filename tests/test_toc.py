@@ -492,17 +492,22 @@ def test_a_blob_whose_tail_is_gone_is_an_error(fakereg, mount, lower_layer):
     m.umount()
 
 
+def damage_objects(cache):
+    """Turns a bit in each object that holds a layer's data or a tree, at five different places; says how many there were."""
+    files = [f for k in ("layer", "span", "tree") for f in pathlib.Path(cache).rglob(f"{k}*/*/*") if f.is_file()]
+    for i, f in enumerate(sorted(files)):
+        data = bytearray(f.read_bytes())
+        data[len(data) * (i % 5) // 5] ^= 0x10
+        f.write_bytes(data)
+    return len(files)
+
+
 def test_a_damaged_cache_is_mended(fakereg, mount, lazy_image, expected):
     fakereg.add("app", lazy_image("estargz-chunks"), "1.0")
     m = mount(fakereg.url, options="raw_links")
     check(m, expected)
     m.umount()
-    files = [f for k in ("layer", "span", "tree") for f in pathlib.Path(m.dir).rglob(f"{k}*/*/*") if f.is_file()]
-    assert len(files) > 5
-    for i, f in enumerate(sorted(files)):
-        data = bytearray(f.read_bytes())
-        data[len(data) * (i % 5) // 5] ^= 0x10
-        f.write_bytes(data)
+    assert damage_objects(m.dir) > 5
     m.start()
     check(m, expected)
     assert m.stats()["cache_corrupt"] >= 3 and m.stats()["toc_fallbacks"] == 0
