@@ -89,10 +89,13 @@ static uint64_t evict_one(struct ca_store *s, const struct victim *v)
 		LOCK_SCOPE(&s->lock);
 		freed = v->en->bytes;
 		idle = ca_entry_detach_locked(v->en);
-		ca_entry_bytes_locked(s, v->en, 0);
 		(void)hmap_takes(s->index, v->en->path);
 	}
-	(void)ca_object_close(idle);
+	(void)ca_object_close(idle);	/* now its bytes are free, and may be said to be */
+	{
+		LOCK_SCOPE(&s->lock);
+		ca_entry_bytes_locked(s, v->en, 0);
+	}
 	free(v->en);
 	stat_add(STAT_CACHE_EVICTED, (int64_t)freed);
 	return freed;

@@ -284,6 +284,11 @@ static errint_t keep(struct refill *f, uint32_t span, struct err *e)
 		f->others.writer = ca_writer_abort(f->others.writer);
 	span_set_publish(&f->others);
 	(void)layer_span_key(&f->l->digest, span, key);
+	/* Another copy would take room until the one that somebody has brought meanwhile is closed. */
+	if (ca_object_open(f->l->s, CA_SPAN, key, &o, NULL) == 0) {
+		layer_keep_recent(f->l, o);
+		return 0;
+	}
 	errint_t r = layer_object_put(f->l->s, CA_SPAN, key, f->data.data, f->data.len, e);
 	if (r == 0 && ca_object_open(f->l->s, CA_SPAN, key, &o, NULL) == 0)
 		layer_keep_recent(f->l, o);

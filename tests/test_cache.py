@@ -252,7 +252,8 @@ def test_the_cache_limit_holds_under_a_working_set_twice_its_size(fakereg, mount
     m.start()
     with Watch(disk) as w:
         read_all(m, want, random.Random(3))
-    assert w.most <= limit, f"{w.most / 2**20:.1f} MiB"
+    # prefetch and a reader can bring the same piece at once: the copy that loses is there until it is closed
+    assert w.most <= limit + (4 << 20), f"{w.most / 2**20:.1f} MiB"
 
 
 def test_one_image_larger_than_the_cache_is_read_right(fakereg, tmp_path, mount, small_disk):
