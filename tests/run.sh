@@ -139,7 +139,7 @@ if wanted mount; then
 	title "mount tests, real registries and clients, AddressSanitizer and UBSan"
 	one "asan build" built asan clang "${san[@]}"
 	# Two lots side by side; what measures delays runs alone.
-	big=(tests/test_tree.py tests/test_hostile.py tests/test_cache.py tests/test_toc.py)
+	big=(tests/test_tree.py tests/test_hostile.py tests/test_cache.py tests/test_toc.py tests/test_soci.py)
 	alone=(tests/test_stall.py)
 	rest=()
 	for t in tests/test_*.py; do
@@ -158,8 +158,8 @@ if wanted fuzz; then
 	for t in "$out"/fuzz/tests/fuzz_*; do
 		[ -x "$t" ] && [ -f "$t" ] && targets+=("$t")
 	done
-	# one on each core; 5 minutes shared by all targets, --long: 10 minutes each
-	seconds=$((240 * jobs / ${#targets[@]})); [ "$seconds" -ge 3 ] || seconds=3
+	# one on each core; 2.5 minutes in all (5 of two cores), --long: 10 minutes each
+	seconds=$((150 * jobs / ${#targets[@]})); [ "$seconds" -ge 3 ] || seconds=3
 	[ -z "$long" ] || seconds=600
 	export out seconds
 	printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I{} bash -c 'fuzz {}'

@@ -463,13 +463,14 @@ def test_a_mirror_in_trouble_is_passed_over(guarded, make_fakereg, mount, tmp_pa
 
 
 def test_parts_that_a_mirror_spoils_come_from_the_registry(guarded, make_fakereg, mount, tmp_path):
-    """A part of a layer is checked by the cache, which has the hashes; the mirror is not asked for that layer again."""
+    """A part of a layer is checked by the cache, which has the hashes; the mirror is not asked for that layer again. Read-ahead may
+    have asked it for the next parts by then."""
     big = os.urandom(14 << 20)
     image = Image([Layer([file("big", big)])])
     reg, mirror = guarded(None), make_fakereg(name="mirror")
     for r in (reg, mirror):
         r.add("app", image, "1.0")
-    m = mount(reg.url, options=f"registries_conf={registries_conf(tmp_path / 'r.conf', reg, mirror.host)}")
+    m = mount(reg.url, options=f"prefetch=no,registries_conf={registries_conf(tmp_path / 'r.conf', reg, mirror.host)}")
     assert (m.path / "app/1.0/rootfs/big").read_bytes() == big
     assert mirror.count("blob_get") == 1 and reg.count("blob_get") == 0, reg.dump() + mirror.dump()
     m.umount()
@@ -481,9 +482,10 @@ def test_parts_that_a_mirror_spoils_come_from_the_registry(guarded, make_fakereg
     mirror.fault("GET", "/blobs/", faults.flip(5), times=None)
     m.start()
     assert (m.path / "app/1.0/rootfs/big").read_bytes() == big
-    [wrong] = mirror.requests(kind="blob_get")
-    assert "range" in wrong.headers and reg.count("blob_get") >= 4, reg.dump() + mirror.dump()
-    assert m.stats()["integrity_failures"] == 1 and m.stats()["spans_refilled"] == 4
+    wrong = mirror.requests(kind="blob_get")
+    assert 1 <= len(wrong) < 4 and all("range" in w.headers for w in wrong), mirror.dump()
+    assert reg.count("blob_get") >= 4, reg.dump() + mirror.dump()
+    assert 1 <= m.stats()["integrity_failures"] <= len(wrong) and m.stats()["spans_refilled"] == 4
 
 
 def test_all_who_read_what_a_mirror_spoils_get_the_right_bytes(guarded, make_fakereg, mount, tmp_path):

@@ -1040,7 +1040,7 @@ def test_help_lists_only_what_exists(place):
         assert p.stdout.startswith(f"usage: registryfs {'[mount]' if c == 'mount' else c}") and p.stderr == ""
         assert c == "help" or m.run(c, "--help", check=True).stdout == p.stdout
     good = {"TIME": "60", "SIZE": "1G", "N": "2", "DIR": "/tmp/x", "FILE": "/tmp/x", "HOST+HOST..": "a.example", "NAME": "x",
-            "OS/ARCH[/VARIANT]": "linux/amd64", "yes|no": "yes", "LEVEL": "info"}
+            "OS/ARCH[/VARIANT]": "linux/amd64", "yes|no": "yes", "LEVEL": "info", "auto|v2|off": "v2"}
     options = options_of_help(m)
     assert len(options) > 20
     for name, value in options.items():      # accepted: what stops it is the mount point, not the option

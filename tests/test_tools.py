@@ -646,7 +646,7 @@ def test_control_files_are_the_owners_and_say_what_is(shop):
     c = shop.path / ".control"
     assert names(c) == ["config", "errors", "info.json", "metrics", "refresh", "stats"]
     assert names(shop.path / "app/.control") == ["info.json", "refresh", "tags.tsv"]
-    assert names(shop.path / "app/1.0/.control") == ["info.json"]
+    assert names(shop.path / "app/1.0/.control") == ["info.json", "prefetch"]
     for d in (c, shop.path / "app/.control", shop.path / "app/1.0/.control"):
         assert d.stat().st_mode & 0o7777 == 0o700, d
         for f in d.iterdir():
