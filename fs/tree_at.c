@@ -14,7 +14,6 @@
 
 #include "fs/early.h"
 #include "fs/fuse.h"
-#include "fs/need_priv.h"
 #include "fs/prefetch.h"
 
 #define ALONE_MAX (1u << 20)	/* compressed bytes: milliseconds, where they are worth saving */
@@ -115,18 +114,10 @@ errint_t tree_at_prepare(struct op *op, struct node *n)
 	return tree_at(op, n, &t);
 }
 
-/* A small top layer goes alone: it is there sooner, and the others hardly later.  But tables of contents
- * are small, too, and one more round trip is most of what they cost. */
-static bool goes_alone(struct fs *fs, struct early *e, struct image *img)
+/* A small top layer goes alone: it is there sooner, and the others hardly later. */
+static bool goes_alone(struct early *e, const struct image *img)
 {
-	size_t top = img->m->n_layers - 1;
-	bool streamed = false;
-
-	if (early_layers(e) > 0 || img->m->layers[top].size > ALONE_MAX)
-		return false;
-	for (size_t i = 0; i < top && !streamed; i++)
-		streamed = !lazy_wanted(fs, img, i);
-	return streamed;
+	return early_layers(e) == 0 && img->m->layers[img->m->n_layers - 1].size <= ALONE_MAX;
 }
 
 /* Like tree_at, but -EAGAIN when it is not there and early answers are possible. */
@@ -160,7 +151,7 @@ static errint_t see_early(struct op *op, struct node *n, struct image *img, uint
 	errint_t r = name ? early_find(op, at->early, img, sub, name, strlen(name), &f) :
 			    early_get(op, at->early, img, sub, &f);
 
-	if (r == 0 || (r == -EINPROGRESS && !goes_alone(op->fs, at->early, img)))
+	if (r == 0 || (r == -EINPROGRESS && !goes_alone(at->early, img)))
 		prepare_tree(op, n);
 	*ret = (struct seen){ .t = f.t, .n = f.node, .sub = f.sub, .layer = f.layer, .early = true };
 	return r;

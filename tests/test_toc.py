@@ -205,16 +205,6 @@ def test_one_file_moves_less_than_two_percent_of_the_image(mount, proxy, registr
     assert p.count("blob_get") == before, p.dump()
 
 
-def test_all_tables_are_asked_for_at_once(fakereg, mount, tools):
-    layers = [toc_layer(b"".join(tar_chunks([directory("./", 0o755), file(f"f{i}", f"{i}")], bytes(1024))), "estargz") for i in range(3)]
-    fakereg.add("app", Image(layers), "1.0")
-    fakereg.fault("GET", "/v2/app/blobs/.*", faults.stall(1), times=None)
-    m = mount(fakereg.url)
-    assert (m.path / "app/1.0/rootfs/f0").read_text() == "0"
-    times = [r.time for r in blob_requests(fakereg)]
-    assert len(times) == 4 and times[2] - times[0] < 0.9, fakereg.dump()
-
-
 def test_reading_on_asks_for_more_at_once(fakereg, mount, lazy_image):
     fakereg.add("app", lazy_image("estargz-chunks"), "1.0")
     m = mount(fakereg.url)
