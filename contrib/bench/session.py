@@ -205,9 +205,9 @@ class Section:
 
     def measure(self, kind, parts):
         """A peer that fails is reported and measured no further; we ourselves must not fail."""
-        todo = [p for p in kind.parts if p in parts and not all((kind.name, f) in self.over for f in ROWS.get(p, (p,))[:1])]
+        wanted = [p for p in kind.parts if p in parts and not all((kind.name, f) in self.over for f in ROWS.get(p, (p,))[:1])]
         begun, over = time.monotonic(), len(self.over)
-        for these in [[p] for p in todo] if kind.lazy else [todo]:
+        for these in [[p] for p in wanted] if kind.lazy else [wanted]:
             if not these or kind.name in self.failed:
                 continue
             print(f"{self.title}: {kind.name}: {', '.join(these)}", file=sys.stderr)
