@@ -170,22 +170,13 @@ errint_t soci_read_blob(struct soci_job *j, const struct oci_descriptor *d, stru
 
 /* ---- the manifest ---- */
 
-static void add_member(struct buf *b, const char *key, const char *value, bool first)
-{
-	if (!first)
-		(void)buf_addc(b, ',');
-	(void)buf_add_json(b, key, strlen(key));
-	(void)buf_addc(b, ':');
-	(void)buf_add_json(b, value, strlen(value));
-}
-
 static void add_descriptor(struct buf *b, const char *type, const struct digest *d, uint64_t size)
 {
 	char text[DIGEST_TEXT_MAX];
 
 	(void)buf_addc(b, '{');
-	add_member(b, "mediaType", type, true);
-	add_member(b, "digest", digest_text(d, text), false);
+	buf_add_member(b, "mediaType", type, true);
+	buf_add_member(b, "digest", digest_text(d, text), false);
 	(void)buf_addf(b, ",\"size\":%" PRIu64, size);
 }
 
@@ -195,10 +186,10 @@ static void add_layer(struct buf *b, const struct soci_job *j, const struct soci
 
 	add_descriptor(b, OCI_TYPE_SOCI_ZTOC, &l->ztoc, l->ztoc_size);
 	(void)buf_adds(b, ",\"annotations\":{");
-	add_member(b, OCI_SOCI_LAYER, digest_text(&l->desc->digest, text), true);
-	add_member(b, OCI_SOCI_LAYER_TYPE, l->desc->media_type, false);
+	buf_add_member(b, OCI_SOCI_LAYER, digest_text(&l->desc->digest, text), true);
+	buf_add_member(b, OCI_SOCI_LAYER_TYPE, l->desc->media_type, false);
 	(void)snprintf(span, sizeof(span), "%" PRIu64, j->span);
-	add_member(b, OCI_SOCI_SPAN_SIZE, span, false);
+	buf_add_member(b, OCI_SOCI_SPAN_SIZE, span, false);
 	(void)buf_adds(b, "}}");
 }
 
@@ -224,7 +215,7 @@ static void compose(struct buf *b, const struct work *w, unsigned version, const
 		(void)buf_addc(b, '}');
 	}
 	(void)buf_adds(b, ",\"annotations\":{");
-	add_member(b, OCI_SOCI_TOOL, TOOL, true);
+	buf_add_member(b, OCI_SOCI_TOOL, TOOL, true);
 	(void)buf_adds(b, "}}");
 }
 

@@ -226,6 +226,15 @@ errint_t buf_add_json(struct buf *b, const char *s, size_t len)
 	return b->failed ? rewind_to(b, before) : 0;
 }
 
+errint_t buf_add_member(struct buf *b, const char *key, const char *value, bool first)
+{
+	if (!first)
+		(void)buf_addc(b, ',');
+	(void)buf_add_json(b, key, strlen(key));
+	(void)buf_addc(b, ':');
+	return buf_add_json(b, value, strlen(value));
+}
+
 static bool is_c1(const unsigned char *s, size_t len)
 {
 	return len >= 2 && s[0] == 0xc2 && s[1] >= 0x80 && s[1] <= 0x9f;

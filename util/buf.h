@@ -44,6 +44,8 @@ errint_t buf_addv(struct buf *b, const char *fmt, va_list ap) _printf_(2, 0);
 
 /* Appends s as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. */
 errint_t buf_add_json(struct buf *b, const char *s, size_t len);
+/* Appends "key":"value", after a comma unless it is the first member of its object. */
+errint_t buf_add_member(struct buf *b, const char *key, const char *value, bool first);
 
 /* Appends s for people: control characters (C0, DEL, C1 in UTF-8) and bytes that are not UTF-8 as
  * \xNN, backslash as \\. */
