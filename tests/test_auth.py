@@ -1,6 +1,7 @@
 """Who we are to a registry: every way of logging in works, nothing is tried with the wrong secret, no secret gets anywhere."""
 import base64
 import concurrent.futures
+import contextlib
 import errno
 import http.client
 import http.server
@@ -19,7 +20,7 @@ import pytest
 from lib import faults, servers
 from lib.httpfake import Listener
 from lib.images import Image, Layer, file, push
-from lib.rfs import Mount, program
+from lib.rfs import Mount, below, program
 from lib.servers import DockerRegistry28, TokenRegistry
 
 PASSWORD = "s3cr3t-Pa55word-never-shown"
@@ -613,11 +614,14 @@ def secrets_of(reg):
     return [w.encode() for w in words if w]
 
 
-def files_below(*roots):
-    for root in roots:
-        for p in pathlib.Path(root).rglob("*"):
-            if p.is_file() and not p.is_symlink():
-                yield p
+def texts_below(*roots):
+    """The contents of all files below, by path; what is gone before it is read is left out."""
+    texts = {}
+    for p, st in below(*roots):
+        if stat.S_ISREG(st.st_mode):
+            with contextlib.suppress(FileNotFoundError):
+                texts[str(p)] = p.read_bytes()
+    return texts
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
@@ -667,8 +671,7 @@ def test_no_secret_is_in_argv_mounts_log_control_files_or_cache(guarded, tmp_pat
             except OSError:
                 pass
         texts["status"] = (lambda r: (r.stdout + r.stderr).encode())(m.run("status"))
-        for p in files_below(m.dir / "cache", m.dir / "state", m.dir / "data", m.dir / "run"):
-            texts[str(p)] = p.read_bytes()
+        texts |= texts_below(m.dir / "cache", m.dir / "state", m.dir / "data", m.dir / "run")
         texts["log"], texts["output"] = m.log.encode(), (m.dir / "output").read_bytes()
         found = [(name, s) for name, text in texts.items() for s in secrets if s in text]
         assert not found, found
@@ -684,9 +687,10 @@ def test_no_child_and_no_environment_gets_a_password_and_core_dumps_are_not_for_
     env = pathlib.Path(f"/proc/{m.pid}/environ").read_bytes()
     assert PASSWORD.encode() not in env
     cache = m.dir / "cache/registryfs"
-    for p in [cache, *cache.rglob("*")]:
-        mode = stat.S_IMODE(p.lstat().st_mode)
-        assert mode & 0o077 == 0, (p, oct(mode))
+    found = [(cache, cache.lstat()), *below(cache)]
+    assert len(found) > 10
+    for p, st in found:
+        assert st.st_mode & 0o077 == 0, (p, oct(st.st_mode))
 
 
 def test_a_password_in_the_source_is_refused_without_repeating_it(guarded):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import shutil
+import stat
 import struct
 import subprocess
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from lib import faults, images
 from lib.images import Image, Layer, directory, file, hardlink, push, symlink, whiteout, write_layout
-from lib.rfs import Mount
+from lib.rfs import Mount, below
 from lib.treecmp import assert_same, run, snapshot, umoci_unpack
 
 
@@ -558,7 +559,8 @@ def test_the_cache_is_private(fakereg, mount):
     fakereg.add("app", layered("modes", layers=1), "1.0")
     m = mount(fakereg.url)
     (m.path / "app/1.0/rootfs/version").read_text()
-    for d, _, fs in os.walk(cache_of(m)):
-        assert os.stat(d).st_mode & 0o7777 == 0o700, d
-        for f in fs:
-            assert os.stat(os.path.join(d, f)).st_mode & 0o7777 == 0o600, f
+    assert stat.S_IMODE(cache_of(m).stat().st_mode) == 0o700
+    found = list(below(cache_of(m)))
+    assert len(found) > 10
+    for p, st in found:
+        assert stat.S_IMODE(st.st_mode) == (0o700 if stat.S_ISDIR(st.st_mode) else 0o600), p

@@ -18,7 +18,7 @@ import pytest
 
 from lib import hostile, treecmp
 from lib.images import Image, Layer, directory, file, push, write_layout
-from lib.rfs import Mount, program
+from lib.rfs import Mount, below, program
 from lib.syscalls import resolve, stays_below
 
 MIB = 1 << 20
@@ -297,7 +297,7 @@ def large(tmp_path, image, bound, options=(), good_first=False):
 
 def kept(m):
     """Bytes in the cache directory."""
-    return sum(os.lstat(os.path.join(d, n)).st_blocks * 512 for d, _, names in os.walk(m.dir / "cache") for n in names)
+    return sum(st.st_blocks * 512 for _, st in below(m.dir / "cache") if stat.S_ISREG(st.st_mode))
 
 
 def check_bomb(tmp_path, image, size):

@@ -54,6 +54,17 @@ def is_mounted(path):
         return any(line.split()[4] == escaped for line in f)
 
 
+def below(*roots):
+    """Yields (path, lstat) for all that is below these directories; a busy mount moves files about, and what is gone is left out."""
+    for root in roots:
+        for d, dirs, files in os.walk(root):
+            for p in (pathlib.Path(d, name) for name in dirs + files):
+                try:
+                    yield p, p.lstat()
+                except FileNotFoundError:
+                    pass
+
+
 class Mount:
     """source: what follows the options (None: no SOURCE). options: "a,b" or a list. auth: {host: (user, password)}.
 
